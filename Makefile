@@ -1,0 +1,79 @@
+# The commands of README. Each line is thin: gallery.py and sandbox/ do the work.
+PYTHON ?= python3
+PATTERN ?=
+TARGET ?= sandbox
+OPTIONS ?=
+RUN = .venv/bin/python
+
+# A foreign virtual environment or AWS setting must not leak into the tools' own environments.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup list synth deploy demo destroy stop sandbox test check snapshots bench lock
+
+help: ## what there is
+	@echo "make COMMAND [PATTERN=SqsLambdaDlq] [TARGET=sandbox|aws] [OPTIONS='max_receive_count=3']"
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/.ready ## install what is missing, from locked and hashed requirements
+
+list: setup ## the patterns there are
+	@$(RUN) gallery.py list
+
+synth: setup ## templates of all patterns, or of PATTERN, in cdk.out, with every validation on
+	@$(RUN) gallery.py synth $(PATTERN) $(addprefix --option ,$(OPTIONS))
+
+deploy: setup ## deploy PATTERN to the sandbox, or to AWS with TARGET=aws
+	@$(RUN) gallery.py deploy $(PATTERN) --target $(TARGET) $(addprefix --option ,$(OPTIONS))
+
+demo: setup ## deploy PATTERN, drive it with real messages and account for every one
+	@$(RUN) gallery.py demo $(PATTERN) --target $(TARGET) $(addprefix --option ,$(OPTIONS))
+
+destroy: setup ## take PATTERN away again
+	@$(RUN) gallery.py destroy $(PATTERN) --target $(TARGET)
+
+sandbox: setup ## run the embedded AWS in the foreground; Ctrl-C stops it
+	@$(RUN) -m sandbox start --foreground
+
+stop: setup ## stop the embedded AWS and remove all that it left
+	@$(RUN) -m sandbox stop
+
+test: setup ## all tests, or those that concern PATTERN
+	@$(RUN) gallery.py test $(PATTERN)
+
+check: setup ## format, lint, types
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/ty check
+
+snapshots: setup ## accept the templates as they are now; read the diff before you commit it
+	@$(RUN) gallery.py snapshots $(PATTERN)
+
+bench: setup ## how long people wait, as ratios in one run
+	@$(RUN) -m bench
+
+lock: setup ## resolve the requirements again and write their hashes
+	@.venv/bin/uv --system-certs pip compile -q pyproject.toml --group dev -o requirements.lock $(LOCK)
+	@.venv/bin/uv --system-certs pip compile -q sandbox/requirements.in -o sandbox/requirements.lock $(LOCK)
+	@.venv/bin/uv --system-certs pip compile -q sandbox/layer.in -o sandbox/layer.lock $(LOCK) \
+	  $(addprefix --no-emit-package ,boto3 botocore s3transfer)
+LOCK = --universal --generate-hashes --python-version 3.11 --no-header
+
+# One stamp for three environments: the tools, the embedded AWS, and its Powertools layer.
+.venv/.ready: requirements.lock sandbox/requirements.lock sandbox/layer.lock package-lock.json
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "error: $(PYTHON) is missing or older than 3.11; install Python 3.11 or newer, or say make PYTHON=python3.12" >&2; exit 2; }
+	@echo "setup 1/5  virtual environment in .venv"
+	@rm -rf .venv .sandbox/venv .sandbox/layer && $(PYTHON) -m venv .venv >/dev/null 2>&1 || \
+	  { echo "error: $(PYTHON) cannot make a virtual environment; install its venv module (Debian: apt install python3-venv)" >&2; exit 2; }
+	@awk '/^uv==/{uv=1} uv; uv && !/\\$$/{exit}' requirements.lock | .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r /dev/stdin
+	@echo "setup 2/5  tools, CDK library and Node.js"
+	@.venv/bin/uv --system-certs pip sync -q --python .venv --require-hashes --compile-bytecode requirements.lock
+	@echo "setup 3/5  CDK command-line interface"
+	@NODE_USE_SYSTEM_CA=1 PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/npm ci --silent
+	@echo "setup 4/5  embedded AWS"
+	@.venv/bin/uv venv -q --python .venv/bin/python .sandbox/venv
+	@.venv/bin/uv --system-certs pip sync -q --python .sandbox/venv --require-hashes --compile-bytecode sandbox/requirements.lock
+	@echo "setup 5/5  its Powertools layer"
+	@.venv/bin/uv --system-certs pip install -q --python .sandbox/venv --target .sandbox/layer --no-deps --require-hashes --compile-bytecode -r sandbox/layer.lock
+	@touch $@

@@ -1,0 +1,68 @@
+"""Environments that cannot reach AWS by accident: for the server, and for what targets it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+REGION = "us-east-1"
+ACCOUNT = "000000000000"
+
+
+def for_clients(port: int, authority: Path, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a command that targets the sandbox on `port`.
+
+    Everything of AWS in `base` (default: this process's) goes: credentials, profile, config files,
+    Region, endpoints of single services. `authority` is the sandbox's own certificate
+    authority, and the only one that AWS clients here trust: no connection to AWS gets through.
+    """
+    base = os.environ if base is None else base
+    kept = {
+        name: value
+        for name, value in base.items()
+        if not name.startswith(("AWS_", "AMAZON_", "BOTO_", "CDK_DEFAULT_"))
+        and not name.upper().endswith("_PROXY")
+    }
+    return kept | {
+        "AWS_ENDPOINT_URL": f"https://localhost:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CA_BUNDLE": str(authority),
+        "REQUESTS_CA_BUNDLE": str(authority),
+        "NODE_EXTRA_CA_CERTS": str(authority),
+        "NO_PROXY": "*",
+        # The CDK's command-line interface reports home otherwise.
+        "CDK_DISABLE_CLI_TELEMETRY": "true",
+    }
+
+
+def for_server(port: int, folder: Path, clock: float, gaps: bool) -> dict[str, str]:
+    """The environment of the server, made from nothing: functions inherit every word of it."""
+    temporary, authority = folder / "tmp", folder / "tls" / "ca.pem"
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(temporary),
+        "TMPDIR": str(temporary),
+        "LANG": "C.UTF-8",
+        "GATEWAY_PORT": str(port),
+        "BIND_HOST": "127.0.0.1",
+        "AUTH": "true",
+        "USE_SSL": "1",
+        "MINISTACK_SSL_CERT": str(folder / "tls" / "server.pem"),
+        "MINISTACK_SSL_KEY": str(folder / "tls" / "server.key"),
+        # Functions call back over TLS and must trust this certificate: without it botocore
+        # retries in silence until the function times out.
+        "AWS_CA_BUNDLE": str(authority),
+        "REQUESTS_CA_BUNDLE": str(authority),
+        "SSL_CERT_FILE": str(authority),
+        # Listeners on other ports and all interfaces, which no pattern needs.
+        "SFTP_ENABLED": "0",
+        "IOT_MTLS_ENABLED": "0",
+        "LOG_LEVEL": "INFO",
+        "SANDBOX_CLOCK": str(clock),
+        "SANDBOX_GAPS": "closed" if gaps else "stock",
+    }

@@ -1,0 +1,90 @@
+"""Alarms that look at their own metric, by themselves.
+
+Seen in MiniStack 1.5.33: alarms are evaluated only when a client calls PutMetricData, so metrics that
+services publish (AWS/Lambda, AWS/SQS) move none; an alarm sees the points of every queue or
+function, since its dimensions are ignored; missing data is never treated. Here every alarm is
+evaluated every second over its own dimensions, one value a period.
+"""
+
+import logging
+import threading
+import time
+
+from ministack.core.responses import request_scope
+from ministack.services import cloudwatch
+
+PATCHES = (
+    "services.cloudwatch._alarms",
+    "services.cloudwatch._metrics",
+    "services.cloudwatch._evaluate_alarm",
+    "services.cloudwatch._calc_stats",
+    "services.cloudwatch._stat_value",
+    "services.cloudwatch._dims_key",
+    "services.cloudwatch._record_history",
+    "services.cloudwatch._dispatch_alarm_actions",
+    "services.cloudwatch._evaluate_parent_alarms",
+)
+
+logger = logging.getLogger("gaps.cloudwatch_alarms")
+BREACHES = {
+    "GreaterThanOrEqualToThreshold": lambda value, threshold: value >= threshold,
+    "GreaterThanThreshold": lambda value, threshold: value > threshold,
+    "LessThanThreshold": lambda value, threshold: value < threshold,
+    "LessThanOrEqualToThreshold": lambda value, threshold: value <= threshold,
+}
+
+
+def close() -> None:
+    """Evaluate by the alarm's own rules, and keep evaluating."""
+    cloudwatch._evaluate_alarm = evaluate
+    threading.Thread(target=_watch, daemon=True, name="gap-alarms").start()
+
+
+def _watch() -> None:
+    while True:
+        time.sleep(1)
+        for account, region in {key[:2] for key in list(cloudwatch._alarms._data)}:
+            with request_scope(account, region):
+                for alarm in cloudwatch._alarms.values():
+                    try:
+                        evaluate(alarm)
+                    except Exception:
+                        logger.exception("alarm %s cannot be evaluated", alarm.get("AlarmName"))
+
+
+def evaluate(alarm: dict) -> None:
+    """Move one alarm of the current account and Region to the state that its metric calls for."""
+    if not alarm.get("Namespace") or not alarm.get("MetricName"):
+        return
+    dimensions = {one["Name"]: one["Value"] for one in alarm.get("Dimensions") or []}
+    key = (alarm["Namespace"], alarm["MetricName"], cloudwatch._dims_key(dimensions))
+    points = cloudwatch._metrics.get(key) or []
+    period, periods = alarm.get("Period", 60), alarm.get("EvaluationPeriods", 1)
+    statistic = alarm.get("ExtendedStatistic") or alarm.get("Statistic") or "Average"
+    breaches = BREACHES[alarm["ComparisonOperator"]]
+    missing = {"breaching": True, "notBreaching": False}.get(alarm.get("TreatMissingData", ""))
+    now, verdicts = time.time(), []
+    for index in range(periods):
+        end = now - index * period
+        within = [point for point in points if end - period < point["Timestamp"] <= end]
+        value = (
+            cloudwatch._stat_value(cloudwatch._calc_stats(within), statistic, within)
+            if within
+            else None
+        )
+        verdicts.append(missing if value is None else breaches(value, alarm["Threshold"]))
+    if all(verdict is None for verdict in verdicts):
+        return
+    breaching = verdicts.count(True)
+    state = "ALARM" if breaching >= (alarm.get("DatapointsToAlarm") or periods) else "OK"
+    _move(alarm, state, f"{breaching} of {periods} periods breach {alarm['Threshold']}")
+
+
+def _move(alarm: dict, state: str, reason: str) -> None:
+    before = alarm["StateValue"]
+    if before == state:
+        return
+    alarm.update(StateValue=state, StateReason=reason, StateUpdatedTimestamp=int(time.time()))
+    cloudwatch._record_history(alarm["AlarmName"], before, state, reason)
+    cloudwatch._dispatch_alarm_actions(alarm, before, state, reason)
+    cloudwatch._evaluate_parent_alarms(alarm)

@@ -1,0 +1,57 @@
+"""Start MiniStack with the gaps closed that our patterns need.
+
+Runs in the sandbox's own environment (.sandbox/venv) and imports nothing of the project but
+gaps/: functions inherit this interpreter, which must look like the Lambda runtime.
+"""
+
+import importlib
+import os
+import pkgutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import NoReturn
+
+import gaps
+
+MINISTACK = "1.5.33"
+
+
+def fail(problem: str) -> NoReturn:
+    """One line; the parent process shows it."""
+    print(f"{problem}; install what is pinned: make setup", file=sys.stderr, flush=True)
+    raise SystemExit(2)
+
+
+def load(gap: str) -> ModuleType:
+    """A gap's module, with every private name that it patches found in MiniStack."""
+    module = importlib.import_module(f"gaps.{gap}")
+    for name in module.PATCHES:
+        owner, _, attribute = name.rpartition(".")
+        if not hasattr(importlib.import_module(f"ministack.{owner}"), attribute):
+            fail(f"MiniStack {MINISTACK} has no {name}, which the gap {gap} patches")
+    return module
+
+
+def main() -> None:
+    """Check the version, close the gaps, serve."""
+    if len(sys.argv) > 1:
+        os.set_inheritable(int(sys.argv[1]), False)  # the lock says that *this* process lives
+    try:
+        installed = version("ministack")
+    except PackageNotFoundError:
+        fail("MiniStack is not installed")
+    if installed != MINISTACK:
+        fail(f"MiniStack {installed} is installed, the gaps are closed for {MINISTACK}")
+    if os.environ.get("SANDBOX_GAPS") != "stock":
+        for gap in sorted(module.name for module in pkgutil.iter_modules(gaps.__path__)):
+            load(gap).close()
+    from ministack import app
+
+    app._port_is_bindable = lambda host, port: False  # no second listener on port 443
+    sys.argv = ["ministack"]
+    app.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Start, find and stop one embedded AWS. Its whole state is one folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.request
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import trustme
+
+from sandbox import environment
+
+PROJECT = Path(__file__).parent.parent
+TOOL_PYTHON = PROJECT / ".sandbox" / "venv" / "bin" / "python"
+FOLDER = PROJECT / ".sandbox" / "run"
+
+# SQS time runs this much faster than the wall clock: a visibility timeout of 60 s takes 3 s, still
+# well above a cold call (about 1 s). CONTRIBUTING.md has the figures.
+CLOCK = 20.0
+
+
+class SandboxError(Exception):
+    """One line: what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running embedded AWS."""
+
+    pid: int
+    port: int
+    clock: float
+    folder: str
+
+    def environment(self) -> dict[str, str]:
+        """What a command needs to reach this server and nothing else."""
+        return environment.for_clients(self.port, Path(self.folder) / "tls" / "ca.pem") | {
+            "SANDBOX_CLOCK": str(self.clock)
+        }
+
+    def memory(self) -> int | None:
+        """Resident bytes of the server process, without its functions; None where /proc is missing."""
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        except OSError:
+            return None
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def start(
+    folder: Path = FOLDER, port: int | None = None, clock: float = CLOCK, gaps: bool = True
+) -> Server:
+    """Start a server whose state is `folder` and wait until it answers (at most 20 s).
+
+    SandboxError if one runs already, if `port` (default: a free one) is in use, if setup is
+    missing, or if the server ends before it answers.
+    """
+    if running := find(folder):
+        raise SandboxError(
+            f"the sandbox runs already on port {running.port}; stop it first: make stop"
+        )
+    if not TOOL_PYTHON.exists():
+        raise SandboxError("the sandbox's environment is missing; install it: make setup")
+    port = port or _free_port()
+    if _in_use(port):
+        raise SandboxError(f"port {port} is in use; name another, or none to get a free one")
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in ("tls", "tmp"):
+        (folder / name).mkdir(parents=True, mode=0o700)
+    _make_certificate(folder / "tls")
+    # The server holds this lock for as long as it lives: that, and not a process id that may
+    # belong to somebody else by now, says whether it runs.
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(folder / "server.log", "wb") as log:
+        process = subprocess.Popen(
+            [TOOL_PYTHON, PROJECT / "sandbox" / "launcher.py", str(lock)],
+            env=environment.for_server(port, folder, clock, gaps),
+            cwd=folder / "tmp",
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[lock],
+            start_new_session=True,
+        )
+    os.close(lock)
+    server = Server(process.pid, port, clock, str(folder))
+    (folder / "server.json").write_text(json.dumps(asdict(server)))
+    deadline = time.monotonic() + 20
+    while not _answers(server):
+        if process.poll() is not None or time.monotonic() > deadline:
+            last = _last_line(folder / "server.log")
+            stop(folder)
+            raise SandboxError(f"the sandbox did not start: {last}")
+        time.sleep(0.02)
+    return server
+
+
+def find(folder: Path = FOLDER) -> Server | None:
+    """The server that runs in `folder`, or None; what a dead one left is removed."""
+    try:
+        server = Server(**json.loads((folder / "server.json").read_text()))
+        lock = os.open(folder / "lock", os.O_RDWR)
+    except (OSError, ValueError, TypeError):
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return server
+    finally:
+        os.close(lock)
+    _end_group(server.pid)  # functions that outlived a server that was killed
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def stop(folder: Path = FOLDER) -> Server | None:
+    """Stop the server of `folder` with all its functions and remove the folder.
+
+    SIGTERM first, SIGKILL after 3 s: a stuck custom resource can make it hang. Returns what was
+    stopped, or None if nothing ran.
+    """
+    server = find(folder)
+    if server:
+        _end_group(server.pid, patience=3)
+    shutil.rmtree(folder, ignore_errors=True)
+    return server
+
+
+def _end_group(group: int, patience: float = 0) -> None:
+    """End a process group that start() made: politely, and after `patience` seconds for certain."""
+    deadline = time.monotonic() + patience
+    try:
+        if patience:
+            os.killpg(group, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            _reap(group)
+            os.killpg(group, 0)
+            time.sleep(0.02)
+        os.killpg(group, signal.SIGKILL)
+        _reap(group)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _reap(pid: int) -> None:
+    """Take the exit status if the server is this process's own child, so that its group can end."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _in_use(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _make_certificate(folder: Path) -> None:
+    """A certificate authority of this sandbox's own, for loopback names only."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost", "127.0.0.1", "*.localhost")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    certificate.private_key_pem.write_to_path(folder / "server.key")
+    for part in certificate.cert_chain_pems:
+        part.write_to_path(folder / "server.pem", append=True)
+    (folder / "server.key").chmod(0o600)
+
+
+def _answers(server: Server) -> bool:
+    context = ssl.create_default_context(cafile=Path(server.folder) / "tls" / "ca.pem")
+    try:
+        url = f"https://localhost:{server.port}/_ministack/health"
+        with urllib.request.urlopen(url, timeout=2, context=context) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else f"no word in {log}"
