@@ -1,0 +1,1 @@
+"""What each deployed pattern must do, driven with real messages. The same code runs on AWS."""

@@ -1,0 +1,30 @@
+"""Play the scenario of a deployed pattern: python -m scenarios SqsLambdaDlq."""
+
+import importlib
+import re
+import sys
+from typing import Annotated
+
+import typer
+
+from scenarios.stage import ScenarioFailed, Stage
+
+
+def main(
+    pattern: Annotated[str, typer.Argument(help="The pattern's deploy name.")],
+    stack: Annotated[str | None, typer.Option(help="Its stack, if named otherwise.")] = None,
+) -> None:
+    """Drive a deployed pattern with real messages and account for every one of them."""
+    module = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", pattern).lower()
+    try:
+        importlib.import_module(f"scenarios.{module}").play(Stage(stack or pattern))
+    except ModuleNotFoundError:
+        typer.echo(f"error: {pattern} has no scenario", err=True)
+        sys.exit(2)
+    except ScenarioFailed as failure:
+        typer.echo(f"failed: {failure}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

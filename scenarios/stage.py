@@ -1,0 +1,143 @@
+"""What every scenario needs: clients, the stack's outputs, patience, and a voice."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import boto3
+import tenacity
+from botocore.exceptions import ClientError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class ScenarioFailed(AssertionError):
+    """The pattern did not do what it must; the text says what and, where known, why."""
+
+
+class Stage:
+    """One deployed stack and somebody who watches it.
+
+    stack: the deployed stack's name. console: where it tells; standard output if none.
+    Clients take their endpoint, credentials and Region from the environment, as boto3 does.
+    """
+
+    def __init__(self, stack: str, console: Console | None = None) -> None:
+        self.stack = stack
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.began = time.time()
+        # In the sandbox SQS time and alarm periods run faster than the wall clock; on AWS 1.
+        self.clock = float(os.environ.get("SANDBOX_CLOCK", "1"))
+        self.client = cache(boto3.client)
+        self.outputs = self._outputs()
+
+    def _outputs(self) -> dict[str, str]:
+        try:
+            found = self.client("cloudformation").describe_stacks(StackName=self.stack)
+        except ClientError as error:
+            raise ScenarioFailed(f"stack {self.stack} is not deployed: {error}") from None
+        return {
+            one["OutputKey"]: one["OutputValue"] for one in found["Stacks"][0].get("Outputs", [])
+        }
+
+    def say(self, text: str, *, at: float | None = None, style: str = "") -> None:
+        """One line with the seconds since the scenario began; `at` is a Unix time, now if none."""
+        seconds = (time.time() if at is None else at) - self.began
+        self.console.print(f"[dim]{seconds:7.2f} s[/dim]  {text}", style=style)
+
+    def patience(self, seconds: float) -> float:
+        """How long to wait for what takes `seconds` of SQS or alarm time: that, and a minute."""
+        return seconds / self.clock + 60
+
+    def until(self, what: str, probe: Callable[[], Any], seconds: float) -> Any:
+        """What `probe` returns as soon as it is true, asked every 0.2 s; ScenarioFailed after
+        patience(seconds)."""
+        try:
+            return tenacity.Retrying(
+                retry=tenacity.retry_if_result(lambda result: not result),
+                wait=tenacity.wait_fixed(0.2),
+                stop=tenacity.stop_after_delay(self.patience(seconds)),
+            )(probe)
+        except tenacity.RetryError:
+            waited = self.patience(seconds)
+            raise ScenarioFailed(f"{what}: not seen within {waited:.0f} s") from None
+
+    def watch(
+        self,
+        goals: dict[str, int],
+        count: Callable[[], dict[str, int]],
+        seconds: float,
+        why: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Show counts grow to their goals: bars on a terminal, a line a change elsewhere.
+
+        `count` returns the present number for each goal. ScenarioFailed, with what `why` says, at
+        once if one is exceeded, or if all are not reached within patience(seconds).
+        """
+        shown: dict[str, int] = {}
+        with Progress(
+            TextColumn("          {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        ) as bars:
+            tasks = {name: bars.add_task(name, total=goal) for name, goal in goals.items()}
+
+            def reached() -> bool:
+                counts = count()
+                for name, number in counts.items():
+                    bars.update(tasks[name], completed=number)
+                if not self.console.is_terminal and counts != shown:
+                    shown.update(counts)
+                    self.say(", ".join(f"{counts[name]}/{goals[name]} {name}" for name in goals))
+                too_many = [name for name in goals if counts[name] > goals[name]]
+                if too_many:
+                    raise ScenarioFailed(
+                        f"more {' and '.join(too_many)} than there can be:"
+                        f" {counts} of {goals}. {why()}"
+                    )
+                return counts == goals
+
+            try:
+                self.until("all accounted for", reached, seconds)
+            except ScenarioFailed as failure:
+                if shown or why():
+                    raise ScenarioFailed(f"{failure} {why()}".strip()) from None
+                raise
+
+    def balance(self, whole: str, total: int, parts: dict[str, int]) -> None:
+        """Print `whole` = the sum of `parts`, and fail if it is not."""
+        sides = " + ".join(f"{number} {name}" for name, number in parts.items())
+        holds = total == sum(parts.values())
+        self.say(
+            f"balance: {total} {whole} {'=' if holds else '≠'} {sides}",
+            style="bold green" if holds else "bold red",
+        )
+        if not holds:
+            raise ScenarioFailed(f"{total} {whole} but {sides}")
+
+    def logged(self, group: str, pattern: str, since: float) -> Iterator[dict[str, Any]]:
+        """The JSON log entries of a function that match a CloudWatch Logs pattern, oldest first.
+
+        `since` is a Unix time. Each has the time in seconds at which it was logged as "at".
+        """
+        pages = (
+            self.client("logs")
+            .get_paginator("filter_log_events")
+            .paginate(logGroupName=group, filterPattern=pattern, startTime=int(since * 1000))
+        )
+        for page in pages:
+            for event in page["events"]:
+                try:
+                    entry = json.loads(event["message"])
+                except ValueError:
+                    continue
+                yield entry | {"at": event["timestamp"] / 1000}
