@@ -91,7 +91,7 @@ def run(command: Annotated[list[str], typer.Argument(help="What to run, after --
     environment = running().environment()
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     try:
-        raise typer.Exit(subprocess.run(command, env=environment).returncode)
+        raise typer.Exit(subprocess.run(command, check=False, env=environment).returncode)
     except FileNotFoundError:
         fail(f"there is no command {command[0]}")
 

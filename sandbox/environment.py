@@ -8,7 +8,9 @@ REGION = "us-east-1"
 ACCOUNT = "000000000000"
 
 
-def for_clients(port: int, authority: Path, base: Mapping[str, str] | None = None) -> dict[str, str]:
+def for_clients(
+    port: int, authority: Path, base: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """The environment of a command that targets the sandbox on `port`.
 
     Everything of AWS in `base` (default: this process's) goes: credentials, profile, config files,

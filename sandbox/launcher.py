@@ -48,7 +48,7 @@ def main() -> None:
             load(gap).close()
     from ministack import app
 
-    app._port_is_bindable = lambda host, port: False  # no second listener on port 443
+    app._port_is_bindable = lambda *_: False  # no second listener on port 443
     sys.argv = ["ministack"]
     app.main()
 

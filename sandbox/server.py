@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,7 +49,7 @@ class Server:
         }
 
     def memory(self) -> int | None:
-        """Resident bytes of the server process, without its functions; None where /proc is missing."""
+        """Resident bytes of the server without its functions; None where /proc is missing."""
         try:
             pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         except OSError:
@@ -81,7 +82,7 @@ def start(
     # belong to somebody else by now, says whether it runs.
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    with open(folder / "server.log", "wb") as log:
+    with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [TOOL_PYTHON, PROJECT / "sandbox" / "launcher.py", str(lock)],
             env=environment.for_server(port, folder, clock, gaps),
@@ -154,10 +155,8 @@ def _end_group(group: int, patience: float = 0) -> None:
 
 def _reap(pid: int) -> None:
     """Take the exit status if the server is this process's own child, so that its group can end."""
-    try:
+    with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
 
 
 def _free_port() -> int:

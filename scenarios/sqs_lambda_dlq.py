@@ -7,7 +7,7 @@ import random
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ def play(stage: Stage) -> None:
 
 
 class OrdersThroughTheQueue:
-    """One run; all that it sends carries its id, so that a second run on the same stack is another."""
+    """One run; all that it sends carries its id, which tells it from other runs on the stack."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.out = stage, stage.outputs
@@ -47,7 +47,12 @@ class OrdersThroughTheQueue:
         with self.subscriber() as notices:
             self.send()
             stage.watch(
-                {"fulfilled": GOOD, "duplicates dropped": DUPLICATE, "parked": MALFORMED},
+                {
+                    "fulfilled": GOOD,
+                    "duplicates dropped": DUPLICATE,
+                    "poison receives": MALFORMED * self.receives,
+                    "parked": MALFORMED,
+                },
                 self.count,
                 seconds=self.visibility_timeout * (self.receives + 1),
                 why=self.what_failed,
@@ -118,6 +123,7 @@ class OrdersThroughTheQueue:
         return {
             "fulfilled": len(self.rows()),
             "duplicates dropped": len(self.dropped()),
+            "poison receives": len(self.log("Rejected order")),
             "parked": self.depth("FailedOrdersUrl"),
         }
 
@@ -181,9 +187,7 @@ class OrdersThroughTheQueue:
         alarms = self.stage.client("cloudwatch").describe_alarms_for_metric(
             Namespace="AWS/SQS",
             MetricName="ApproximateNumberOfMessagesVisible",
-            Dimensions=[
-                {"Name": "QueueName", "Value": self.out["FailedOrdersArn"].split(":")[-1]}
-            ],
+            Dimensions=[{"Name": "QueueName", "Value": self.out["FailedOrdersArn"].split(":")[-1]}],
         )["MetricAlarms"]
         return alarms[0]["StateValue"]
 
@@ -231,7 +235,7 @@ class OrdersThroughTheQueue:
         self.stage.until("OrdersParked at rest", lambda: self.alarm() != "ALARM", seconds=300)
 
     @contextmanager
-    def subscriber(self) -> Iterator[str]:
+    def subscriber(self) -> Generator[str]:
         """A queue of our own that hears Alerts while the scenario runs."""
         topic, sns = self.out["AlertsArn"], self.stage.client("sns")
         url = self.sqs.create_queue(QueueName=f"{self.stage.stack}-listener-{self.run}")["QueueUrl"]
@@ -289,8 +293,10 @@ class OrdersThroughTheQueue:
         rows = self.rows()
         by_message = {row["message_id"]["S"] for row in rows}
         dropped = self.dropped() - by_message
-        kinds = {kind: {m for m, (k, _) in self.sent.items() if k == kind} for kind in
-                 ("good", "duplicate", "malformed")}
+        kinds = {
+            kind: {m for m, (k, _) in self.sent.items() if k == kind}
+            for kind in ("good", "duplicate", "malformed")
+        }
         claims = {
             f"each of {GOOD} good orders has exactly one row": (
                 len(rows) == GOOD and len({row["order_id"]["S"] for row in rows}) == GOOD

@@ -55,8 +55,10 @@ class Stage:
         return seconds / self.clock + 60
 
     def until(self, what: str, probe: Callable[[], Any], seconds: float) -> Any:
-        """What `probe` returns as soon as it is true, asked every 0.2 s; ScenarioFailed after
-        patience(seconds)."""
+        """What `probe` returns as soon as it is true, asked every 0.2 s.
+
+        ScenarioFailed after patience(seconds).
+        """
         try:
             return tenacity.Retrying(
                 retry=tenacity.retry_if_result(lambda result: not result),
@@ -74,12 +76,12 @@ class Stage:
         seconds: float,
         why: Callable[[], str] = lambda: "",
     ) -> None:
-        """Show counts grow to their goals: bars on a terminal, a line a change elsewhere.
+        """Show counts grow to their goals: bars on a terminal, a line every two seconds elsewhere.
 
         `count` returns the present number for each goal. ScenarioFailed, with what `why` says, at
         once if one is exceeded, or if all are not reached within patience(seconds).
         """
-        shown: dict[str, int] = {}
+        spoken = 0.0
         with Progress(
             TextColumn("          {task.description}"),
             BarColumn(),
@@ -92,26 +94,26 @@ class Stage:
             tasks = {name: bars.add_task(name, total=goal) for name, goal in goals.items()}
 
             def reached() -> bool:
+                nonlocal spoken
                 counts = count()
                 for name, number in counts.items():
                     bars.update(tasks[name], completed=number)
-                if not self.console.is_terminal and counts != shown:
-                    shown.update(counts)
+                done = counts == goals
+                if done or (not self.console.is_terminal and time.time() - spoken > 2):
+                    spoken = time.time()
                     self.say(", ".join(f"{counts[name]}/{goals[name]} {name}" for name in goals))
                 too_many = [name for name in goals if counts[name] > goals[name]]
                 if too_many:
+                    numbers = ", ".join(f"{counts[name]} of {goals[name]}" for name in too_many)
                     raise ScenarioFailed(
-                        f"more {' and '.join(too_many)} than there can be:"
-                        f" {counts} of {goals}. {why()}"
+                        f"more {' and '.join(too_many)} than there can be: {numbers}."
                     )
-                return counts == goals
+                return done
 
             try:
                 self.until("all accounted for", reached, seconds)
             except ScenarioFailed as failure:
-                if shown or why():
-                    raise ScenarioFailed(f"{failure} {why()}".strip()) from None
-                raise
+                raise ScenarioFailed(f"{failure} {why()}".strip()) from None
 
     def balance(self, whole: str, total: int, parts: dict[str, int]) -> None:
         """Print `whole` = the sum of `parts`, and fail if it is not."""

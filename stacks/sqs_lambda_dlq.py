@@ -52,7 +52,7 @@ class SqsLambdaDlq(Stack):
     """
 
     def __init__(self, scope: Construct, construct_id: str, *,
-                 max_receive_count: int = 5, timeout_seconds: int = 10, max_concurrency: int = 10,
+                 max_receive_count: int = 5, timeout_seconds: int = 10, max_concurrency: int = 5,
                  alert_email: str | None = None, removal_policy: str = "destroy",
                  **kwargs: Any) -> None:
         super().__init__(scope, construct_id, **kwargs)
@@ -102,17 +102,20 @@ class SqsLambdaDlq(Stack):
             removal_policy=RemovalPolicy.DESTROY)
 
         fulfil_order_logs = logs.LogGroup(
-            self, "FulfilOrderLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=on_destroy)
+            self, "FulfilOrderLogs",
+            retention=logs.RetentionDays.ONE_MONTH,
+            removal_policy=on_destroy)
         fulfil_order_role = iam.Role(
             self, "FulfilOrderRole", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+        powertools = lambda_.LayerVersion.from_layer_version_arn(
+            self, "Powertools", ssm.StringParameter.value_for_string_parameter(self, POWERTOOLS))
         fulfil_order = lambda_.Function(
             self, "FulfilOrder",
             runtime=lambda_.Runtime.PYTHON_3_14,
             architecture=lambda_.Architecture.ARM_64,
             handler="fulfil_order.handler",
             code=lambda_.Code.from_asset(str(LAMBDAS), exclude=["**/__pycache__/**"]),
-            layers=[lambda_.LayerVersion.from_layer_version_arn(
-                self, "Powertools", ssm.StringParameter.value_for_string_parameter(self, POWERTOOLS))],
+            layers=[powertools],
             role=fulfil_order_role,
             timeout=Duration.seconds(timeout_seconds),
             memory_size=512,
@@ -151,30 +154,23 @@ class SqsLambdaDlq(Stack):
             "ArnLike": {"aws:SourceArn": f"arn:{Aws.PARTITION}:cloudwatch:{Aws.REGION}:"
                                          f"{Aws.ACCOUNT_ID}:alarm:{Aws.STACK_NAME}-*"}}))
 
-        for alarm in (
-            failed_orders.metric_approximate_number_of_messages_visible(
-                period=Duration.minutes(1), statistic="Maximum",
-            ).create_alarm(
-                self, "OrdersParked",
-                alarm_description="Orders are in the dead-letter queue: look, mend, redrive.",
-                threshold=1, evaluation_periods=1,
-                treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING),
-            orders.metric_approximate_age_of_oldest_message(
-                period=Duration.minutes(1), statistic="Maximum",
-            ).create_alarm(
-                self, "OrdersLate",
-                alarm_description="An order has waited longer than all its retries take.",
-                threshold=visibility_timeout_seconds * (max_receive_count + 1), evaluation_periods=5,
-                treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING),
-            fulfil_order.metric_errors(
-                period=Duration.minutes(1), statistic="Sum",
-            ).create_alarm(
-                self, "FulfilOrderErrors",
-                alarm_description="FulfilOrder crashed or ran out of time: whole batches come back.",
-                threshold=1, evaluation_periods=1,
-                treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING),
+        for alarm, meaning, metric, threshold, minutes in (
+            ("OrdersParked", "Orders are in the dead-letter queue: look, mend, redrive.",
+             failed_orders.metric_approximate_number_of_messages_visible(statistic="Maximum"),
+             1, 1),
+            ("OrdersLate", "An order has waited longer than all its retries take.",
+             orders.metric_approximate_age_of_oldest_message(statistic="Maximum"),
+             visibility_timeout_seconds * (max_receive_count + 1), 5),
+            ("FulfilOrderErrors", "FulfilOrder crashed or ran out of time: a batch comes back.",
+             fulfil_order.metric_errors(statistic="Sum"), 1, 1),
         ):
-            alarm.add_alarm_action(actions.SnsAction(alerts))
+            metric.with_(period=Duration.minutes(1)).create_alarm(
+                self, alarm,
+                alarm_description=meaning,
+                threshold=threshold,
+                evaluation_periods=minutes,
+                treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+            ).add_alarm_action(actions.SnsAction(alerts))
 
         Validations.of(fulfil_order_role).acknowledge(Acknowledgment(
             id="AwsSolutions-IAM5[Resource::*]",

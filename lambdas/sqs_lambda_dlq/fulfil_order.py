@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import boto3
@@ -37,7 +37,9 @@ idempotency = IdempotencyConfig(
     raise_on_no_idempotency_key=True,
     expires_after_seconds=3600,
 )
-records = DynamoDBPersistenceLayer(table_name=os.environ["IDEMPOTENCY_RECORDS"])
+records = DynamoDBPersistenceLayer(
+    table_name=os.environ["IDEMPOTENCY_RECORDS"], boto3_client=dynamodb
+)
 
 
 class Item(BaseModel):
@@ -64,7 +66,7 @@ class ConflictingOrder(ValueError):
 
 
 def parse_order(body: str) -> Order:
-    """The order in a message's body; MalformedOrder if it is not JSON or a field is missing or wrong."""
+    """The order in a message's body; MalformedOrder says which field is missing or wrong."""
     try:
         return Order.model_validate_json(body)
     except ValidationError as error:
@@ -92,7 +94,7 @@ def fulfil(*, order: dict[str, Any], message_id: str) -> str:
                 "order_id": {"S": order["order_id"]},
                 "content": {"S": content},
                 "message_id": {"S": message_id},
-                "fulfilled_at": {"S": datetime.now(timezone.utc).isoformat()},
+                "fulfilled_at": {"S": datetime.now(UTC).isoformat()},
             },
             ConditionExpression="attribute_not_exists(order_id)",
             ReturnValuesOnConditionCheckFailure="ALL_OLD",
@@ -100,16 +102,14 @@ def fulfil(*, order: dict[str, Any], message_id: str) -> str:
     except dynamodb.exceptions.ConditionalCheckFailedException as error:
         row = error.response["Item"]
         if row["content"]["S"] != content:
-            raise ConflictingOrder(
-                "this order id belongs to an order with other content"
-            ) from None
+            raise ConflictingOrder("this order id belongs to an order with other content") from None
         return row["message_id"]["S"]
     logger.info("Fulfilled order")
     return message_id
 
 
 def fulfil_record(record: SQSRecord) -> None:
-    """Fulfil one message's order; what it raises makes this message, and only this one, come back."""
+    """Fulfil one message's order; what it raises makes only this message come back."""
     logger.append_keys(
         message_id=record.message_id,
         receive_count=int(record.attributes.approximate_receive_count),

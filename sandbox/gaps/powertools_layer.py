@@ -1,8 +1,9 @@
 """AWS publishes Powertools as a Lambda layer and its ARN as a public SSM parameter.
 
 Seen in MiniStack 1.5.33: public parameters are a fixed list of two machine images, and no public
-layer exists. Here the parameter of every version leads to one layer of AWS's account, whose content is
-what `make setup` installed from sandbox/layer.lock, for the Python that functions run on here.
+layer exists. Here the parameters of the pinned version and of "latest" lead to one layer of AWS's
+account, whose content is what `make setup` installed from sandbox/layer.lock, for the Python that
+functions run on here.
 """
 
 import base64

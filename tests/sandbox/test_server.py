@@ -1,0 +1,202 @@
+"""The sandbox starts, says what is wrong, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.request
+from collections.abc import Generator
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from sandbox import environment, server
+
+PROJECT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Generator[Path]:
+    yield tmp_path / "run"
+    server.stop(tmp_path / "run")
+
+
+def processes_of(group: int) -> list[str]:
+    """The live processes of a process group."""
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "pgid=,stat=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    return [
+        line
+        for line in listed.splitlines()
+        if line.split()[0] == str(group) and not line.split()[1].startswith("Z")
+    ]
+
+
+def test_stop_leaves_no_process_and_no_folder(folder: Path) -> None:
+    started = server.start(folder)
+    assert processes_of(started.pid)
+    assert server.stop(folder) == started
+    assert not processes_of(started.pid)
+    assert not folder.exists()
+    assert server.stop(folder) is None
+
+
+def test_a_second_start_in_the_same_folder_is_refused(folder: Path) -> None:
+    started = server.start(folder)
+    with pytest.raises(server.SandboxError, match=f"runs already on port {started.port}"):
+        server.start(folder)
+    assert server.find(folder) == started
+
+
+def test_a_port_in_use_is_named(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(server.SandboxError, match=f"port {port} is in use"):
+            server.start(folder, port=port)
+    assert not folder.exists()
+
+
+def test_a_server_that_died_is_cleared_away(folder: Path) -> None:
+    started = server.start(folder)
+    os.killpg(started.pid, signal.SIGKILL)
+    os.waitpid(started.pid, 0)
+    assert server.find(folder) is None
+    assert not folder.exists()
+    assert server.start(folder).pid != started.pid
+
+
+def test_a_server_that_hangs_is_ended(folder: Path) -> None:
+    started = server.start(folder)
+    os.killpg(started.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    server.stop(folder)
+    assert time.monotonic() - began < 8
+    assert not processes_of(started.pid)
+
+
+def test_a_process_that_took_a_dead_servers_id_is_not_ours(folder: Path) -> None:
+    """The lock, not the process id, says that the server runs."""
+    started = server.start(folder)
+    server.stop(folder)
+    stranger = subprocess.Popen(["sleep", "30"])
+    try:
+        folder.mkdir(parents=True)
+        (folder / "lock").touch()
+        record = folder / "server.json"
+        record.write_text(
+            f'{{"pid": {stranger.pid}, "port": {started.port}, "clock": 1, "folder": "{folder}"}}'
+        )
+        assert server.find(folder) is None
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_it_listens_on_loopback_only(folder: Path) -> None:
+    started = server.start(folder)
+    listening = subprocess.run(
+        [server.TOOL_PYTHON, "-c", LISTENING, str(started.pid)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert listening == [f"127.0.0.1:{started.port}"]
+
+
+LISTENING = """
+import os, pathlib, socket, struct, sys
+links = pathlib.Path(f"/proc/{sys.argv[1]}/fd").iterdir()
+inodes = {os.readlink(link)[8:-1] for link in links if "socket:" in os.readlink(link)}
+for table in ("tcp", "tcp6"):
+    for line in pathlib.Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+        local, state, inode = line.split()[1], line.split()[3], line.split()[9]
+        if state == "0A" and inode in inodes:
+            address, port = local.split(":")
+            if table == "tcp":
+                address = socket.inet_ntoa(struct.pack("<I", int(address, 16)))
+            print(f"{address}:{int(port, 16)}")
+"""
+
+
+def launch(code: str, folder: Path) -> str:
+    """What the launcher says on standard error, in its own environment, after `code`."""
+    (folder / "tmp").mkdir(parents=True)
+    done = subprocess.run(
+        [server.TOOL_PYTHON, "-c", f"import launcher\n{code}\nlauncher.main()"],
+        env=environment.for_server(1, folder, 1, gaps=True)
+        | {"PYTHONPATH": str(PROJECT / "sandbox")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "cryptography package" not in line]
+    return line
+
+
+def test_another_version_of_ministack_is_one_line(folder: Path) -> None:
+    line = launch("launcher.MINISTACK = '9.9.9'", folder)
+    assert line.startswith("MiniStack 1.5.33 is installed, the gaps are closed for 9.9.9;")
+
+
+def test_a_private_name_that_is_gone_is_one_line(folder: Path) -> None:
+    line = launch("import ministack.services.sqs as sqs; del sqs._queues_lock", folder)
+    assert "has no services.sqs._queues_lock, which the gap cloudwatch_sqs_metrics patches" in line
+
+
+def test_a_launcher_that_fails_is_one_line_to_the_caller(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "for_server", lambda *_: {"PATH": "", "SANDBOX_CLOCK": "x"})
+    with pytest.raises(server.SandboxError, match="^the sandbox did not start: "):
+        server.start(folder)
+    assert not folder.exists()
+
+
+def test_a_missing_setup_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "TOOL_PYTHON", Path("/nowhere/python"))
+    with pytest.raises(server.SandboxError, match="install it: make setup"):
+        server.start(folder)
+
+
+# ---- IAM and TLS are real
+
+
+@pytest.mark.xdist_group("sandbox")
+def test_a_user_without_a_policy_is_denied(sandbox: server.Server) -> None:
+    iam = boto3.client("iam")
+    iam.create_user(UserName="stranger")
+    key = iam.create_access_key(UserName="stranger")["AccessKey"]
+    stranger = boto3.client(
+        "sqs",
+        aws_access_key_id=key["AccessKeyId"],
+        aws_secret_access_key=key["SecretAccessKey"],
+    )
+    with pytest.raises(ClientError, match="AccessDenied"):
+        stranger.list_queues()
+
+
+@pytest.mark.xdist_group("sandbox")
+def test_plain_text_is_not_spoken(sandbox: server.Server) -> None:
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"http://localhost:{sandbox.port}/_ministack/health", timeout=5)
+
+
+@pytest.mark.xdist_group("sandbox")
+def test_its_certificate_is_not_trusted_by_others(sandbox: server.Server) -> None:
+    with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+        urllib.request.urlopen(
+            f"https://localhost:{sandbox.port}/_ministack/health",
+            timeout=5,
+            context=ssl.create_default_context(),
+        )

@@ -1,0 +1,418 @@
+"""Laws that hold for every pattern. A new file in stacks/ is held to them without a line here."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aws_cdk import App
+from syrupy.assertion import SnapshotAssertion
+from syrupy.extensions.json import JSONSnapshotExtension
+
+import app
+from tests.synthesis import (
+    FLAGS,
+    PATTERNS,
+    PROJECT,
+    Synthesized,
+    acknowledgements,
+    copied,
+    synthesize,
+    synthesized,
+)
+
+STATEFUL = json.loads((PROJECT / "tests" / "stateful_ids.json").read_text())
+STATEFUL_TYPES = (
+    "AWS::DynamoDB::GlobalTable",
+    "AWS::DynamoDB::Table",
+    "AWS::KMS::Key",
+    "AWS::Kinesis::Stream",
+    "AWS::KinesisFirehose::DeliveryStream",
+    "AWS::Logs::LogGroup",
+    "AWS::S3::Bucket",
+    "AWS::SNS::Topic",
+    "AWS::SQS::Queue",
+    "AWS::SecretsManager::Secret",
+    "AWS::StepFunctions::StateMachine",
+)
+
+
+@pytest.fixture
+def pattern(stem: str) -> Synthesized:
+    return synthesized(stem)
+
+
+def masked(template: Any) -> Any:
+    """A template without the hashes of its assets: those change with every line of a handler."""
+    return json.loads(re.sub(r"\b[0-9a-f]{64}\b", "HASH", json.dumps(template)))
+
+
+def dead_letter_queues(pattern: Synthesized) -> dict[str, str]:
+    """Logical id of each SQS dead-letter queue to that of its source queue."""
+    return {
+        properties["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0]: logical_id
+        for logical_id, properties in pattern.resources("AWS::SQS::Queue").items()
+        if "RedrivePolicy" in properties
+    }
+
+
+def consumers(pattern: Synthesized) -> dict[str, str]:
+    """Logical id of each queue with an event source mapping to that of the function."""
+    return {
+        mapping["EventSourceArn"]["Fn::GetAtt"][0]: mapping["FunctionName"]["Ref"]
+        for mapping in pattern.resources("AWS::Lambda::EventSourceMapping").values()
+    }
+
+
+def watched(pattern: Synthesized, namespace: str, metric: str, dimension: str) -> set[str]:
+    """Logical ids of what alarms of the pattern watch by this metric."""
+    return {
+        next(iter(one["Value"].values()))
+        if "Ref" in one["Value"]
+        else one["Value"]["Fn::GetAtt"][0]
+        for alarm in pattern.resources("AWS::CloudWatch::Alarm").values()
+        if (alarm.get("Namespace"), alarm.get("MetricName")) == (namespace, metric)
+        for one in alarm["Dimensions"]
+        if one["Name"] == dimension
+    }
+
+
+def policies(pattern: Synthesized, kind: str, target: str) -> dict[str, list[dict[str, Any]]]:
+    """Logical id of each queue or topic to the statements of its resource policies."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for policy in pattern.resources(kind).values():
+        for one in policy[target]:
+            statements = policy["PolicyDocument"]["Statement"]
+            found.setdefault(one["Ref"], []).extend(statements)
+    return found
+
+
+def names(template: dict[str, Any], stack: str) -> set[str]:
+    """The physical names and exports in a template when it is deployed as `stack`."""
+
+    def resolved(value: Any) -> str:
+        if isinstance(value, dict) and "Fn::Join" in value:
+            return value["Fn::Join"][0].join(map(resolved, value["Fn::Join"][1]))
+        return stack if value == {"Ref": "AWS::StackName"} else str(value)
+
+    found = set()
+    for resource in template["Resources"].values():
+        short = resource["Type"].rpartition("::")[2]
+        if resource["Type"] == "AWS::IAM::Policy":  # a name within its role
+            continue
+        for name in ("Name", f"{short}Name", f"{short}Identifier"):
+            if name in resource.get("Properties", {}):
+                found.add(f"{resource['Type']} {resolved(resource['Properties'][name])}")
+    for output in template.get("Outputs", {}).values():
+        if "Export" in output:
+            found.add(f"export {resolved(output['Export']['Name'])}")
+    return found
+
+
+# ---- the template as a whole
+
+
+def test_snapshot(pattern: Synthesized, snapshot: SnapshotAssertion) -> None:
+    assert masked(pattern.template) == snapshot(extension_class=JSONSnapshotExtension)
+
+
+def test_stateful_logical_ids_are_locked(stem: str, pattern: Synthesized) -> None:
+    """A changed logical id replaces the resource, and what it held is gone.
+
+    When that is meant, edit tests/stateful_ids.json by hand: no command does it for you.
+    """
+    found = {
+        logical_id: resource["Type"]
+        for logical_id, resource in pattern.template["Resources"].items()
+        if resource["Type"] in STATEFUL_TYPES
+    }
+    assert STATEFUL.get(stem) == found
+
+
+def test_nothing_is_open_in_cdk_nag(pattern: Synthesized) -> None:
+    assert pattern.findings == set()
+
+
+def test_no_acknowledgement_is_stale(stem: str) -> None:
+    acknowledged, findings = acknowledgements(stem)
+    stale = {
+        (path, rule)
+        for path, rule in acknowledged
+        if not any(
+            rule == found and (where == path or where.startswith(f"{path}/"))
+            for where, found in findings
+        )
+    }
+    assert stale == set()
+
+
+def test_synthesis_warns_of_nothing(pattern: Synthesized) -> None:
+    assert pattern.warnings == []
+
+
+def test_cfn_lint_is_clean(pattern: Synthesized, tmp_path: Path) -> None:
+    """W3005 aside: the CDK itself writes dependencies that a GetAtt already makes."""
+    file = tmp_path / "pattern.template.json"
+    file.write_text(json.dumps(pattern.template))
+    lint = Path(sys.executable).parent / "cfn-lint"
+    done = subprocess.run(
+        [lint, "--ignore-checks", "W3005", "--", file], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "" and done.returncode == 0, done.stdout + done.stderr
+
+
+def test_stands_alone_when_copied(stem: str, pattern: Synthesized, tmp_path: Path) -> None:
+    (tmp_path / "stacks").mkdir()
+    shutil.copy(PROJECT / "stacks" / f"{stem}.py", tmp_path / "stacks")
+    for part in ("lambdas", "workers"):
+        if (PROJECT / part / stem).exists():
+            shutil.copytree(PROJECT / part / stem, tmp_path / part / stem)
+    copy = synthesize(copied(stem, tmp_path), PATTERNS[stem])
+    assert masked(copy.template) == masked(pattern.template)
+
+
+def test_imports_nothing_of_ours(stem: str) -> None:
+    tree = ast.parse((PROJECT / "stacks" / f"{stem}.py").read_text())
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or "."]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported <= sys.stdlib_module_names | {"aws_cdk", "constructs"}
+
+
+def test_two_copies_have_no_name_in_common(stem: str) -> None:
+    stack, both = app.stack_class(PATTERNS[stem]), App(context=FLAGS)
+    first, second = stack(both, "First"), stack(both, "Second")
+    assembly = both.synth()
+    templates = [assembly.get_stack_by_name(one.stack_name).template for one in (first, second)]
+    assert names(templates[0], "First") & names(templates[1], "Second") == set()
+
+
+def test_looks_nothing_up_and_exports_nothing(stem: str, pattern: Synthesized) -> None:
+    assert not any("Export" in output for output in pattern.template.get("Outputs", {}).values())
+    assert "from_lookup" not in (PROJECT / "stacks" / f"{stem}.py").read_text()
+
+
+def test_destroy_leaves_nothing_unless_told_to_retain(stem: str, pattern: Synthesized) -> None:
+    kept = {
+        logical_id
+        for logical_id, resource in pattern.template["Resources"].items()
+        if resource.get("DeletionPolicy", "Delete") != "Delete"
+    }
+    assert kept == set()
+    stack = app.stack_class(PATTERNS[stem])
+    if "removal_policy" in app.options(stack):
+        retaining = synthesize(stack, PATTERNS[stem], removal_policy="retain").template
+        assert any(one.get("DeletionPolicy") == "Retain" for one in retaining["Resources"].values())
+
+
+def test_all_its_columns_are_there(stem: str) -> None:
+    """A pattern is done when these are: the files by its name, its row, its entry in the ledger."""
+    assert (PROJECT / "tests" / "stacks" / f"test_{stem}.py").exists()
+    assert (PROJECT / "scenarios" / f"{stem}.py").exists()
+    assert f"`{PATTERNS[stem]}`" in (PROJECT / "README.md").read_text()
+    assert f"## {PATTERNS[stem]}" in (PROJECT / "GAPS.md").read_text()
+    if (PROJECT / "lambdas" / stem).exists():
+        assert (PROJECT / "tests" / "lambdas" / f"test_{stem}.py").exists()
+
+
+def test_options_are_plain_and_documented(stem: str) -> None:
+    stack = app.stack_class(PATTERNS[stem])
+    for option, (kind, _) in app.options(stack).items():
+        assert kind in (int, str, bool, int | None, str | None), option
+        assert f"{option}:" in (stack.__doc__ or ""), f"{option} is not in the class docstring"
+
+
+def test_outputs_name_their_resource(pattern: Synthesized) -> None:
+    assert pattern.template["Outputs"]
+    for output in pattern.template["Outputs"]:
+        assert re.fullmatch(r"[A-Z]\w+(Url|Arn|Name|Id)", output)
+
+
+# ---- functions
+
+
+def test_functions_keep_the_baseline(pattern: Synthesized) -> None:
+    for logical_id, function in pattern.resources("AWS::Lambda::Function").items():
+        assert function["Runtime"] == "python3.14", logical_id
+        assert function["Architectures"] == ["arm64"], logical_id
+        assert "Timeout" in function and "MemorySize" in function, logical_id
+        assert function["TracingConfig"] == {"Mode": "Active"}, logical_id
+        group = function["LoggingConfig"]["LogGroup"]["Ref"]
+        retention = pattern.template["Resources"][group]["Properties"]["RetentionInDays"]
+        assert retention <= 365, logical_id
+        assert function["Layers"], logical_id
+        environment = function["Environment"]["Variables"]
+        assert "POWERTOOLS_SERVICE_NAME" in environment, logical_id
+        secrets = [name for name in environment if re.search("SECRET|PASSWORD|TOKEN", name)]
+        assert not [name for name in secrets if not name.endswith(("_ARN", "_NAME"))], logical_id
+
+
+def test_powertools_comes_from_the_pinned_public_layer(pattern: Synthesized) -> None:
+    pinned = re.search(r"^aws-lambda-powertools==(\S+)", _lock("sandbox/layer.lock"), re.M)
+    assert pinned and f"aws-lambda-powertools=={pinned[1]} " in _lock("requirements.lock")
+    parameters = {
+        parameter["Default"]
+        for parameter in pattern.template["Parameters"].values()
+        if "powertools" in str(parameter.get("Default"))
+    }
+    if pattern.resources("AWS::Lambda::Function"):
+        assert parameters == {f"/aws/service/powertools/python/arm64/python3.14/{pinned[1]}"}
+
+
+def _lock(name: str) -> str:
+    return (PROJECT / name).read_text()
+
+
+def test_roles_are_the_functions_own(pattern: Synthesized) -> None:
+    roles = [
+        function["Role"]["Fn::GetAtt"][0]
+        for function in pattern.resources("AWS::Lambda::Function").values()
+    ]
+    assert len(roles) == len(set(roles))
+    for logical_id, role in pattern.resources("AWS::IAM::Role").items():
+        assert "ManagedPolicyArns" not in role, f"{logical_id}: AWS's policies name no resource"
+
+
+def test_no_action_is_a_wildcard(pattern: Synthesized) -> None:
+    for logical_id, policy in pattern.resources("AWS::IAM::Policy").items():
+        for statement in policy["PolicyDocument"]["Statement"]:
+            actions = statement["Action"]
+            for action in [actions] if isinstance(actions, str) else actions:
+                assert not action.endswith(":*") and action != "*", logical_id
+
+
+def test_mappings_keep_the_baseline(pattern: Synthesized) -> None:
+    queues = pattern.resources("AWS::SQS::Queue")
+    for logical_id, mapping in pattern.resources("AWS::Lambda::EventSourceMapping").items():
+        assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"], logical_id
+        queue = queues.get(mapping["EventSourceArn"].get("Fn::GetAtt", [""])[0])
+        if queue is not None and not queue.get("FifoQueue"):
+            assert mapping["ScalingConfig"]["MaximumConcurrency"] >= 2, logical_id
+        if queue is not None and queue.get("FifoQueue"):
+            assert mapping["BatchSize"] <= 10, logical_id
+            assert "MaximumBatchingWindowInSeconds" not in mapping, logical_id
+
+
+# ---- queues and topics
+
+
+def test_queues_are_encrypted_polled_long_and_tls_only(pattern: Synthesized) -> None:
+    statements = policies(pattern, "AWS::SQS::QueuePolicy", "Queues")
+    for logical_id, queue in pattern.resources("AWS::SQS::Queue").items():
+        assert queue.get("SqsManagedSseEnabled") or "KmsMasterKeyId" in queue, logical_id
+        assert queue.get("ReceiveMessageWaitTimeSeconds") == 20, logical_id
+        assert _denies_plain_text(statements[logical_id]), logical_id
+
+
+def test_topics_are_tls_only_and_sign_with_version_2(pattern: Synthesized) -> None:
+    statements = policies(pattern, "AWS::SNS::TopicPolicy", "Topics")
+    for logical_id, topic in pattern.resources("AWS::SNS::Topic").items():
+        assert str(topic["SignatureVersion"]) == "2", logical_id
+        assert _denies_plain_text(statements[logical_id]), logical_id
+
+
+def _denies_plain_text(statements: list[dict[str, Any]]) -> bool:
+    return any(
+        statement["Effect"] == "Deny"
+        and statement.get("Condition") == {"Bool": {"aws:SecureTransport": "false"}}
+        for statement in statements
+    )
+
+
+def test_every_queue_has_a_dead_letter_queue_of_its_type(pattern: Synthesized) -> None:
+    queues, dead = pattern.resources("AWS::SQS::Queue"), dead_letter_queues(pattern)
+    targets = set(
+        re.findall(r'deadLetterTargetArn[^]]*"(\w+)", "Arn"', json.dumps(pattern.template))
+    )
+    targets |= set(
+        re.findall(r'"DeadLetterConfig[^]]*"(\w+)", "Arn"', json.dumps(pattern.template))
+    )
+    for logical_id, queue in queues.items():
+        assert "RedrivePolicy" in queue or logical_id in targets, f"{logical_id} has none"
+        if logical_id in dead:
+            source = queues[dead[logical_id]]
+            assert queue.get("FifoQueue") == source.get("FifoQueue"), logical_id
+            assert source["RedrivePolicy"]["maxReceiveCount"] >= 5, dead[logical_id]
+            retention = source.get("MessageRetentionPeriod", 345600)
+            assert queue["MessageRetentionPeriod"] == 1209600 > retention, logical_id
+            allowed = queue["RedriveAllowPolicy"]
+            assert allowed["redrivePermission"] == "byQueue", logical_id
+            assert len(allowed["sourceQueueArns"]) == 1, logical_id
+
+
+def test_a_redrive_allow_policy_names_the_source_queue(pattern: Synthesized) -> None:
+    queues = pattern.resources("AWS::SQS::Queue")
+    for dead, source in dead_letter_queues(pattern).items():
+        (arn,) = queues[dead]["RedriveAllowPolicy"]["sourceQueueArns"]
+        name = queues[source]["QueueName"]["Fn::Join"][1]
+        assert arn["Fn::Join"][1][-len(name) :] == name, dead
+
+
+def test_visibility_timeout_is_six_times_the_functions(pattern: Synthesized) -> None:
+    functions, queues = (pattern.resources(t) for t in ("AWS::Lambda::Function", "AWS::SQS::Queue"))
+    for queue, function in consumers(pattern).items():
+        timeout = functions[function]["Timeout"]
+        assert queues[queue].get("VisibilityTimeout", 30) >= 6 * timeout, queue
+
+
+def test_subscriptions_that_can_lose_a_message_have_a_dead_letter_queue(
+    pattern: Synthesized,
+) -> None:
+    for logical_id, subscription in pattern.resources("AWS::SNS::Subscription").items():
+        alerts = subscription["TopicArn"].get("Ref", "").startswith("Alerts")
+        if not (alerts and subscription["Protocol"] == "email"):  # the alarm's state remains
+            assert "RedrivePolicy" in subscription, logical_id
+
+
+def test_queue_policies_for_sns_name_the_topic(pattern: Synthesized) -> None:
+    for logical_id, statements in policies(pattern, "AWS::SQS::QueuePolicy", "Queues").items():
+        for statement in statements:
+            if "sns.amazonaws.com" in json.dumps(statement.get("Principal")):
+                assert "aws:SourceArn" in json.dumps(statement["Condition"]), logical_id
+
+
+# ---- alarms
+
+
+def test_dead_letter_queues_and_waiting_orders_have_alarms(pattern: Synthesized) -> None:
+    depth = watched(pattern, "AWS/SQS", "ApproximateNumberOfMessagesVisible", "QueueName")
+    age = watched(pattern, "AWS/SQS", "ApproximateAgeOfOldestMessage", "QueueName")
+    dead = dead_letter_queues(pattern)
+    assert set(dead) <= depth
+    assert set(dead.values()) <= age
+
+
+def test_failed_executions_have_alarms(pattern: Synthesized) -> None:
+    machines = set(pattern.resources("AWS::StepFunctions::StateMachine"))
+    assert machines <= watched(pattern, "AWS/States", "ExecutionsFailed", "StateMachineArn")
+
+
+def test_every_alarm_tells_alerts(pattern: Synthesized) -> None:
+    for logical_id, alarm in pattern.resources("AWS::CloudWatch::Alarm").items():
+        (action,) = alarm["AlarmActions"]
+        assert action["Ref"].startswith("Alerts"), logical_id
+        assert alarm["AlarmDescription"], logical_id
+
+
+def test_alert_email_subscribes_a_person(stem: str) -> None:
+    stack = app.stack_class(PATTERNS[stem])
+    assert "alert_email" in app.options(stack)
+    told = synthesize(stack, PATTERNS[stem], alert_email="shop@example.com")
+    assert "shop@example.com" in {
+        one["Endpoint"] for one in told.resources("AWS::SNS::Subscription").values()
+    }
