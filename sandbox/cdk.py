@@ -84,5 +84,5 @@ def _start(
         cwd=PROJECT,
         env=environment,
         stdout=output,
-        stderr=output,  # ty: ignore
+        stderr=output,
     )

@@ -7,8 +7,6 @@ import random
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 from scenarios.stage import ScenarioFailed, Stage
@@ -44,7 +42,7 @@ class OrdersThroughTheQueue:
             + (f"; SQS time runs {stage.clock:g} times faster here" if stage.clock > 1 else "")
         )
         self.clear_earlier_runs()
-        with self.subscriber() as notices:
+        with stage.listener(self.out["AlertsArn"]) as notices:
             self.send()
             stage.watch(
                 {
@@ -124,7 +122,7 @@ class OrdersThroughTheQueue:
             "fulfilled": len(self.rows()),
             "duplicates dropped": len(self.dropped()),
             "poison receives": len(self.log("Rejected order")),
-            "parked": self.depth("FailedOrdersUrl"),
+            "parked": self.stage.depth(self.out["FailedOrdersUrl"]),
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -148,16 +146,6 @@ class OrdersThroughTheQueue:
         """The messages that FulfilOrder recognized as duplicates."""
         return {entry["message_id"] for entry in self.log("Dropped duplicate order")}
 
-    def depth(self, url: str) -> int:
-        """Messages in a queue, in flight or not."""
-        names = [
-            "ApproximateNumberOfMessages",
-            "ApproximateNumberOfMessagesNotVisible",
-            "ApproximateNumberOfMessagesDelayed",
-        ]
-        answer = self.sqs.get_queue_attributes(QueueUrl=self.out[url], AttributeNames=names)
-        return sum(int(answer["Attributes"][name]) for name in names)
-
     def what_failed(self) -> str:
         """The distinct errors that FulfilOrder logged, for a scenario that ends badly."""
         errors = {
@@ -168,28 +156,27 @@ class OrdersThroughTheQueue:
 
     def see_alarm(self, notices: str) -> None:
         """Wait for OrdersParked to be in ALARM and for its notice to reach a subscriber."""
-        self.stage.until("OrdersParked in ALARM", lambda: self.alarm() == "ALARM", seconds=300)
-        self.stage.say("alarm OrdersParked is in ALARM")
+        stage = self.stage
+        stage.until("OrdersParked in ALARM", lambda: self.alarm() == "ALARM", seconds=300)
+        stage.say("alarm OrdersParked is in ALARM")
 
         def notice() -> dict[str, Any] | None:
-            answer = self.sqs.receive_message(QueueUrl=notices, WaitTimeSeconds=2)
-            for message in answer.get("Messages", []):
-                told = json.loads(json.loads(message["Body"])["Message"])
+            for message in stage.heard(notices):
+                told = json.loads(message["Message"])
                 if told.get("NewStateValue") == "ALARM" and "OrdersParked" in told["AlarmName"]:
                     return told
             return None
 
-        told = self.stage.until("the alarm's notice", notice, seconds=60)
-        self.stage.say(f"a subscriber of Alerts was told: “{told['AlarmDescription']}”")
+        told = stage.until("the alarm's notice", notice, seconds=60)
+        stage.say(f"a subscriber of Alerts was told: “{told['AlarmDescription']}”")
 
     def alarm(self) -> str:
         """The state of the alarm on the depth of FailedOrders."""
-        alarms = self.stage.client("cloudwatch").describe_alarms_for_metric(
-            Namespace="AWS/SQS",
-            MetricName="ApproximateNumberOfMessagesVisible",
-            Dimensions=[{"Name": "QueueName", "Value": self.out["FailedOrdersArn"].split(":")[-1]}],
-        )["MetricAlarms"]
-        return alarms[0]["StateValue"]
+        return self.stage.alarm(
+            "AWS/SQS",
+            "ApproximateNumberOfMessagesVisible",
+            QueueName=self.out["FailedOrdersArn"].split(":")[-1],
+        )
 
     def parked(self) -> dict[str, dict[str, Any]]:
         """This run's messages in FailedOrders by message id; they stay there."""
@@ -220,7 +207,7 @@ class OrdersThroughTheQueue:
 
         Messages that no scenario sent stay, and then the alarm cannot fire anew: ScenarioFailed.
         """
-        before = self.depth("FailedOrdersUrl")
+        before = self.stage.depth(self.out["FailedOrdersUrl"])
         while before and (messages := self.receive_failed()):
             for message in messages:
                 if "scenario" not in message.get("MessageAttributes", {}):
@@ -233,36 +220,6 @@ class OrdersThroughTheQueue:
         if before:
             self.stage.say(f"removed {before} orders that an earlier run had parked")
         self.stage.until("OrdersParked at rest", lambda: self.alarm() != "ALARM", seconds=300)
-
-    @contextmanager
-    def subscriber(self) -> Generator[str]:
-        """A queue of our own that hears Alerts while the scenario runs."""
-        topic, sns = self.out["AlertsArn"], self.stage.client("sns")
-        url = self.sqs.create_queue(QueueName=f"{self.stage.stack}-listener-{self.run}")["QueueUrl"]
-        arn = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])[
-            "Attributes"
-        ]["QueueArn"]
-        policy = {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Effect": "Allow",
-                    "Principal": {"Service": "sns.amazonaws.com"},
-                    "Action": "sqs:SendMessage",
-                    "Resource": arn,
-                    "Condition": {"ArnEquals": {"aws:SourceArn": topic}},
-                }
-            ],
-        }
-        self.sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps(policy)})
-        subscription = sns.subscribe(
-            TopicArn=topic, Protocol="sqs", Endpoint=arn, ReturnSubscriptionArn=True
-        )["SubscriptionArn"]
-        try:
-            yield url
-        finally:
-            sns.unsubscribe(SubscriptionArn=subscription)
-            self.sqs.delete_queue(QueueUrl=url)
 
     def follow(self, parked: dict[str, dict[str, Any]]) -> None:
         """One good order and one poison order, hop by hop."""
@@ -309,7 +266,7 @@ class OrdersThroughTheQueue:
                 set(self.rejections()[message]) == set(range(1, self.receives + 1))
                 for message in parked
             ),
-            "Orders is empty": self.depth("OrdersUrl") == 0,
+            "Orders is empty": self.stage.depth(self.out["OrdersUrl"]) == 0,
         }
         for claim, holds in claims.items():
             self.stage.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")

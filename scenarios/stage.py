@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -143,3 +145,56 @@ class Stage:
                 except ValueError:
                     continue
                 yield entry | {"at": event["timestamp"] / 1000}
+
+    def depth(self, url: str) -> int:
+        """Messages in a queue: visible, in flight and delayed."""
+        names = [
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesNotVisible",
+            "ApproximateNumberOfMessagesDelayed",
+        ]
+        found = self.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=names)
+        return sum(int(found["Attributes"][name]) for name in names)
+
+    def alarm(self, namespace: str, metric: str, **dimensions: str) -> str:
+        """The state of the alarm on a metric: "OK", "ALARM" or "INSUFFICIENT_DATA"."""
+        (alarm,) = self.client("cloudwatch").describe_alarms_for_metric(
+            Namespace=namespace,
+            MetricName=metric,
+            Dimensions=[{"Name": name, "Value": value} for name, value in dimensions.items()],
+        )["MetricAlarms"]
+        return alarm["StateValue"]
+
+    @contextmanager
+    def listener(self, topic: str) -> Generator[str]:
+        """The URL of a queue of our own that hears a topic for as long as the block runs."""
+        sqs, sns = self.client("sqs"), self.client("sns")
+        url = sqs.create_queue(QueueName=f"{self.stack}-listener-{uuid.uuid4().hex[:8]}")[
+            "QueueUrl"
+        ]
+        attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+        arn = attributes["Attributes"]["QueueArn"]
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"Service": "sns.amazonaws.com"},
+            "Action": "sqs:SendMessage",
+            "Resource": arn,
+            "Condition": {"ArnEquals": {"aws:SourceArn": topic}},
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": policy})
+        subscription = sns.subscribe(
+            TopicArn=topic, Protocol="sqs", Endpoint=arn, ReturnSubscriptionArn=True
+        )["SubscriptionArn"]
+        try:
+            yield url
+        finally:
+            sns.unsubscribe(SubscriptionArn=subscription)
+            sqs.delete_queue(QueueUrl=url)
+
+    def heard(self, url: str) -> list[dict[str, Any]]:
+        """What a listener's queue has received since it was last asked: SNS envelopes."""
+        answer = self.client("sqs").receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=2
+        )
+        return [json.loads(message["Body"]) for message in answer.get("Messages", [])]

@@ -57,7 +57,7 @@ def test_every_order_is_understood(fulfil_order: ModuleType, order: dict[str, An
 def test_any_text_is_an_order_or_malformed_with_a_reason(
     fulfil_order: ModuleType, body: str
 ) -> None:
-    with pytest.raises(fulfil_order.MalformedOrder, match="JSON|Input"):
+    with pytest.raises(fulfil_order.MalformedOrder, match=r"JSON|Input"):
         fulfil_order.parse_order(body)
 
 

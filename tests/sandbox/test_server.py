@@ -158,7 +158,7 @@ def test_a_launcher_that_fails_is_one_line_to_the_caller(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "for_server", lambda *_: {"PATH": "", "SANDBOX_CLOCK": "x"})
-    with pytest.raises(server.SandboxError, match="^the sandbox did not start: "):
+    with pytest.raises(server.SandboxError, match=r"^the sandbox did not start: "):
         server.start(folder)
     assert not folder.exists()
 
