@@ -16,6 +16,7 @@ help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/.ready ## install what is missing, from locked and hashed requirements
+	@:
 
 list: setup ## the patterns there are
 	@$(RUN) gallery.py list
