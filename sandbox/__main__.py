@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -45,6 +46,7 @@ def start(
         f" (IAM and TLS on, SQS time {clock:g} times faster); log: {server.FOLDER / 'server.log'}"
     )
     if foreground:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             while server.find():
                 time.sleep(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import subprocess
 from collections.abc import Mapping
@@ -56,18 +57,20 @@ def deploy_assembly(server: Server, pattern: str, assembly: str) -> None:
 def bootstrap(server: Server) -> None:
     """Deploy the CDK's bootstrap stack, once on a server."""
     done = Path(server.folder) / "bootstrapped"
-    if done.exists():
-        return
     log = done.with_suffix(".log")
-    with log.open("wb") as sink:
+    with log.open("ab") as sink:
+        fcntl.flock(sink, fcntl.LOCK_EX)  # two deployments at once wait for one bootstrap
+        if done.exists():
+            return
         if _start(server, "bootstrap", f"aws://{ACCOUNT}/{REGION}", output=sink).wait():
             raise SandboxError(f"cdk bootstrap failed; its output is in {log}")
-    done.touch()
+        done.touch()
 
 
-def destroy(server: Server, pattern: str) -> None:
-    """Take one pattern away; SandboxError if the CLI says no."""
-    _run(server, "destroy", "-e", pattern, "--force")
+def destroy(server: Server, pattern: str, assembly: str | None = None) -> None:
+    """Take one pattern, or a stack of an assembly, away; SandboxError if the CLI says no."""
+    where = ["--app", assembly] if assembly else []
+    _run(server, "destroy", pattern, "-e", "--force", *where)
 
 
 def _run(server: Server, *arguments: str) -> None:

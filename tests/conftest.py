@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ os.environ.clear()
 os.environ.update(_nowhere)
 
 PROJECT = Path(__file__).parent.parent
+FOLDER = pytest.StashKey[Path]()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -28,14 +31,40 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("stem", sorted(PATTERNS))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """One embedded AWS a session, started here and shared by the processes that run tests."""
+    if hasattr(config, "workerinput"):
+        config.stash[FOLDER] = Path(config.workerinput["sandbox"])
+    elif not config.option.collectonly:
+        config.stash[FOLDER] = Path(tempfile.mkdtemp(prefix="gallery-tests-")) / "run"
+        server.start(config.stash[FOLDER])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first, so that the processes end together."""
+    items.sort(key=lambda item: "tests/scenarios" not in item.nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a test process of xdist where the sandbox is."""
+    node.workerinput["sandbox"] = str(node.config.stash.get(FOLDER, ""))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave nothing behind."""
+    if not hasattr(config, "workerinput") and FOLDER in config.stash:
+        server.stop(config.stash[FOLDER])
+        config.stash[FOLDER].parent.rmdir()
+
+
 @pytest.fixture(scope="session")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Generator[server.Server]:
-    """One embedded AWS for the session, and this process aimed at it."""
-    folder = tmp_path_factory.mktemp("sandbox") / "run"
-    started = server.start(folder)
+def sandbox(pytestconfig: pytest.Config) -> Generator[server.Server]:
+    """The session's embedded AWS, and this process aimed at it."""
+    running = server.find(pytestconfig.stash[FOLDER])
+    assert running, "the sandbox has died; see its server.log"
     before = dict(os.environ)
-    os.environ.update(started.environment())
-    yield started
+    os.environ.update(running.environment())
+    yield running
     os.environ.clear()
     os.environ.update(before)
-    server.stop(folder)

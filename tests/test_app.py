@@ -174,4 +174,4 @@ def test_every_recommended_feature_flag_is_set() -> None:
         text=True,
         check=False,
     )
-    assert "@aws-cdk" not in done.stdout, done.stdout
+    assert "@aws-cdk" not in done.stdout + done.stderr, done.stdout + done.stderr

@@ -83,7 +83,6 @@ def test_aws_without_credentials_is_one_line() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_aws_says_the_account_and_the_region_first(sandbox: object) -> None:
     """The caller's own environment is used as it is: here it happens to lead to the sandbox."""
     done = gallery("destroy", "SqsLambdaDlq", "--target", "aws")

@@ -192,7 +192,6 @@ def test_every_gap_has_a_check() -> None:
     assert set(CHECKS) == {module.name for module in pkgutil.iter_modules(gaps.__path__)}
 
 
-@pytest.mark.xdist_group("sandbox")
 @pytest.mark.parametrize("gap", CHECKS)
 def test_gap_is_closed_in_ours(gap: str, sandbox: server.Server) -> None:
     assert CHECKS[gap](clients(sandbox))

@@ -172,7 +172,6 @@ def test_a_missing_setup_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPat
 # ---- IAM and TLS are real
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_user_without_a_policy_is_denied(sandbox: server.Server) -> None:
     iam = boto3.client("iam")
     iam.create_user(UserName="stranger")
@@ -186,13 +185,11 @@ def test_a_user_without_a_policy_is_denied(sandbox: server.Server) -> None:
         stranger.list_queues()
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_plain_text_is_not_spoken(sandbox: server.Server) -> None:
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://localhost:{sandbox.port}/_ministack/health", timeout=5)
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_its_certificate_is_not_trusted_by_others(sandbox: server.Server) -> None:
     with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
         urllib.request.urlopen(

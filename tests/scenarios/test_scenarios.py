@@ -16,8 +16,6 @@ from sandbox import cdk, server
 from scenarios.stage import ScenarioFailed, Stage
 from tests.synthesis import PATTERNS
 
-pytestmark = pytest.mark.xdist_group("sandbox")
-
 
 def play(stem: str, stack: str) -> str:
     """Play a pattern's scenario on a deployed stack; what it told."""
@@ -64,23 +62,28 @@ def test_a_function_without_its_grant_is_denied_and_the_scenario_says_so(
         'fulfilled_orders.grant(fulfil_order_role, "dynamodb:PutItem")',
         "",
     )
-    cdk.deploy_assembly(sandbox, "SqsLambdaDlq", assembly)
+    cdk.deploy_assembly(sandbox, "SqsLambdaDlqChanged", assembly)
     with pytest.raises(ScenarioFailed, match=r"more parked .*AccessDenied.*dynamodb:PutItem"):
-        play("sqs_lambda_dlq", "SqsLambdaDlq")
-    cdk.destroy(sandbox, "SqsLambdaDlq")
+        play("sqs_lambda_dlq", "SqsLambdaDlqChanged")
+    cdk.destroy(sandbox, "SqsLambdaDlqChanged", assembly)
 
 
 def synthesize_changed(
     target: server.Server, stem: str, folder: Path, line: str, instead: str
 ) -> str:
-    """The assembly of a pattern, copied to `folder`, with one line of its stack changed."""
+    """The assembly of a pattern copied to `folder`, with one line of its stack changed.
+
+    The stack's name gets the ending Changed, so that it stands beside the unchanged one.
+    """
     shutil.copy(cdk.PROJECT / "app.py", folder)
     shutil.copy(cdk.PROJECT / "cdk.json", folder)
     shutil.copytree(cdk.PROJECT / "lambdas" / stem, folder / "lambdas" / stem)
     (folder / "stacks").mkdir()
+    name = PATTERNS[stem]
     source = (cdk.PROJECT / "stacks" / f"{stem}.py").read_text()
     assert source.count(line) == 1
-    (folder / "stacks" / f"{stem}.py").write_text(source.replace(line, instead))
+    changed = source.replace(line, instead).replace(f"class {name}(", f"class {name}Changed(")
+    (folder / "stacks" / f"{stem}_changed.py").write_text(changed)
     subprocess.run(
         cdk.command("synth", "-q", "--app", f"{sys.executable} app.py"),
         cwd=folder,
