@@ -9,26 +9,33 @@
 Decisions worth knowing:
 
 - Raw delivery and a newline after each record: a line of a file is an event as Buying published
-  it. An event must hold no bare line break (JSON escapes them), and may come twice: SNS and
-  Firehose both deliver at least once.
-- What SNS cannot hand over is parked in UnarchivedOrders at once: there is no second try for a
-  role or a stream that is gone. SQS cannot redrive it; mend the cause and publish it again.
+  it, without bare line breaks (JSON escapes them). SNS and Firehose deliver at least once.
+- What SNS cannot hand over is parked at once: there is no second try for a role or a stream that
+  is gone. SQS cannot redrive it; mend the cause, publish it again.
 - What the bucket refuses Firehose tries again for 24 hours, and then it is lost: ArchiveRefused
-  tells at the first refusal, ArchiveLate when orders wait. The error prefix gets only what a
-  processor could not process, and today's one, the newline, cannot fail.
-- Both roles name their actions, the stream and the two prefixes, and nothing else: the CDK would
-  let Firehose read and delete the archive, so it gets the roles without leave to add to them.
-- Each role trusts its service for this account only. Firehose documents the external id that it
-  sends. SNS documents no such key, so that condition binds where the key is sent.
+  tells of the first refusal. Under `errors/` lies only what a processor could not process.
+- Both roles name their actions, the stream and two prefixes. The CDK would let Firehose read and
+  delete the whole archive, so it gets the roles without leave to add to them.
+- The roles trust their services for this account only. Firehose documents the external id that
+  it sends; SNS documents no such key, so its condition binds where the key is sent.
 - OrderEvents is encrypted with AWS's own key for SNS, which is free. Alerts has a key of its own,
   because CloudWatch cannot publish to a topic under `alias/aws/sns`.
-- CloudFormation deletes no bucket that holds objects, and nothing here empties one for it: before
-  `cdk destroy`, empty ArchivedOrders and AccessLogs (`aws s3 rm --recursive`).
+- CloudFormation deletes no bucket that holds objects: before `cdk destroy`, empty ArchivedOrders
+  and AccessLogs (`aws s3 rm --recursive`).
 """
 
 from typing import Any
 
-from aws_cdk import Acknowledgment, Aws, CfnOutput, Duration, RemovalPolicy, Size, Stack, Validations
+from aws_cdk import (
+    Acknowledgment,
+    Aws,
+    CfnOutput,
+    Duration,
+    RemovalPolicy,
+    Size,
+    Stack,
+    Validations,
+)
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_iam as iam
@@ -89,7 +96,6 @@ class SnsFirehoseS3(Stack):
             encryption=s3.BucketEncryption.S3_MANAGED,
             enforce_ssl=True,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
             lifecycle_rules=[s3.LifecycleRule(expiration=Duration.days(90))],
             removal_policy=on_destroy)
         archived_orders = s3.Bucket(
@@ -97,7 +103,6 @@ class SnsFirehoseS3(Stack):
             encryption=s3.BucketEncryption.S3_MANAGED,
             enforce_ssl=True,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
             server_access_logs_bucket=access_logs,
             server_access_logs_prefix="archived-orders/",
             lifecycle_rules=[s3.LifecycleRule(
@@ -172,23 +177,21 @@ class SnsFirehoseS3(Stack):
             "ArnLike": {"aws:SourceArn": f"arn:{Aws.PARTITION}:cloudwatch:{Aws.REGION}:"
                                          f"{Aws.ACCOUNT_ID}:alarm:{Aws.STACK_NAME}-*"}}))
 
-        at_least = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
-        less = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
         for alarm, meaning, metric, comparison, threshold, minutes in (
             ("OrdersUnarchived", "SNS could not hand orders to the archive: mend, publish again.",
              unarchived_orders.metric_approximate_number_of_messages_visible(statistic="Maximum"),
-             at_least, 1, 1),
+             "GREATER_THAN_OR_EQUAL_TO", 1, 1),
             ("ArchiveRefused", "The bucket refused an object: mend within 24 hours.",
              order_archive.metric("DeliveryToS3.Success", statistic="Average"),
-             less, 1, 1),
+             "LESS_THAN", 1, 1),
             ("ArchiveLate", "An order has waited ten minutes longer than the buffer does.",
              order_archive.metric("DeliveryToS3.DataFreshness", statistic="Maximum"),
-             at_least, buffer_seconds + 600, 5),
+             "GREATER_THAN_OR_EQUAL_TO", buffer_seconds + 600, 5),
         ):
             metric.with_(period=Duration.minutes(1)).create_alarm(
                 self, alarm,
                 alarm_description=meaning,
-                comparison_operator=comparison,
+                comparison_operator=cloudwatch.ComparisonOperator[f"{comparison}_THRESHOLD"],
                 threshold=threshold,
                 evaluation_periods=minutes,
                 treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
