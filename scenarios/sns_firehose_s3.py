@@ -88,14 +88,14 @@ class OrdersIntoTheArchive:
         self.publish([self.event(number) for number in range(EVENTS - 1)])
         self.publish([self.event(EVENTS - 1, size=BIGGEST)])
         stage.say(f"published {EVENTS} order events, the last of exactly {BIGGEST // 1024} KiB")
-        self.await_archived(EVENTS)
+        self.await_archived(EVENTS, parked=0)
         written = len(self.objects)
         with stage.listener(self.out["AlertsArn"]) as notices:
             unlucky = self.break_both_hops(notices)
         lucky = self.event(EVENTS + LATE + 1)
         self.publish([lucky])
         stage.say("both mended, and one more event published")
-        self.await_archived(EVENTS + LATE + 1)
+        self.await_archived(EVENTS + LATE + 1, parked=1)
         parked = self.parked()
         self.follow(unlucky, parked)
         self.account(written, unlucky, parked)
@@ -135,11 +135,22 @@ class OrdersIntoTheArchive:
                 self.message_ids[event_id] = one["MessageId"]
 
     def lines(self) -> list[Line]:
-        """This run's lines under the orders' prefix; an object is read once."""
+        """This run's lines under the orders' prefix; an object is read once.
+
+        ScenarioFailed if one is not exactly what was published.
+        """
         for key in self.new_keys("orders/"):
             if key not in self.objects:
                 self.objects[key] = self.read(key)
-        return [line for lines in self.objects.values() for line in lines if self.run in line.text]
+        texts = {text for text, _ in self.sent.values()}
+        ours = [line for lines in self.objects.values() for line in lines if self.run in line.text]
+        for line in ours:
+            if line.text not in texts:
+                raise ScenarioFailed(
+                    f"line {line.number} of {line.key} is no event as it was published:"
+                    f" {line.text[:200]}"
+                )
+        return ours
 
     def new_keys(self, prefix: str) -> list[str]:
         """The objects under a prefix that were written since this run began."""
@@ -166,26 +177,27 @@ class OrdersIntoTheArchive:
             if line
         ]
 
-    def await_archived(self, goal: int) -> None:
-        """Wait until so many of this run's events have been read back."""
+    def await_archived(self, archived: int, parked: int) -> None:
+        """Wait until so many of this run's events have been read back; one parked more ends it."""
         self.stage.watch(
-            {"archived": goal},
-            lambda: {"archived": len(self.lines())},
+            {"archived": archived, "parked": parked},
+            lambda: {
+                "archived": len(self.lines()),
+                "parked": self.stage.depth(self.out["UnarchivedOrdersUrl"]),
+            },
             seconds=2 * self.buffer["IntervalInSeconds"] + 300,
             why=self.what_failed,
         )
 
     def what_failed(self) -> str:
-        """Where events were lost or held up, for a scenario that ends badly."""
-        parked = self.stage.depth(self.out["UnarchivedOrdersUrl"])
+        """What OrderArchive logged of refusals, for a scenario that ends badly."""
         errors = {
             f"{entry['errorCode']}: {entry['message']}"
             for entry in self.stage.logged(
                 self.out["OrderArchiveErrorsName"], "", since=self.stage.began - 5
             )
         }
-        logged = "OrderArchive logged: " + " | ".join(sorted(errors)[:3]) if errors else ""
-        return f"{parked} in UnarchivedOrders. {logged}".strip()
+        return "OrderArchive logged: " + " | ".join(sorted(errors)[:3]) if errors else ""
 
     def break_both_hops(self, notices: str) -> str:
         """Take one grant from each role, publish meanwhile, and hear of both; the parked id.

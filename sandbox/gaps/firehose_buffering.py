@@ -260,7 +260,7 @@ def _put(
         aws_SourceAccount=account,
         aws_SourceArn=stream["arn"],
     ):
-        raise Refused("S3.AccessDenied", f"The role may not write to {bucket}/{key}.")
+        raise Refused("S3.AccessDenied", f"The role may not write to {bucket}/{prefix}.")
     headers = {
         "content-type": "application/octet-stream",
         "content-length": str(len(body)),

@@ -72,13 +72,31 @@ def test_a_function_without_its_grant_is_denied_and_the_scenario_says_so(
     cdk.destroy(sandbox, "SqsLambdaDlq")
 
 
+def test_a_topic_without_its_grant_parks_all_and_the_scenario_says_so(
+    sandbox: server.Server, tmp_path: Path
+) -> None:
+    """Leave the role of the subscription without PutRecord: nothing reaches the archive."""
+    assembly = synthesize_changed(
+        sandbox,
+        "sns_firehose_s3",
+        tmp_path,
+        'order_archive.grant(order_events_role, "firehose:PutRecord", "firehose:PutRecordBatch")',
+        'order_archive.grant(order_events_role, "firehose:DescribeDeliveryStream")',
+    )
+    cdk.deploy_assembly(sandbox, "SnsFirehoseS3", assembly)
+    with pytest.raises(ScenarioFailed, match="more parked than there can be: 400 of 0"):
+        play("sns_firehose_s3", "SnsFirehoseS3")
+    cdk.destroy(sandbox, "SnsFirehoseS3")
+
+
 def synthesize_changed(
     target: server.Server, stem: str, folder: Path, line: str, instead: str
 ) -> str:
     """The assembly of a pattern, copied to `folder`, with one line of its stack changed."""
     shutil.copy(cdk.PROJECT / "app.py", folder)
     shutil.copy(cdk.PROJECT / "cdk.json", folder)
-    shutil.copytree(cdk.PROJECT / "lambdas" / stem, folder / "lambdas" / stem)
+    if (cdk.PROJECT / "lambdas" / stem).exists():
+        shutil.copytree(cdk.PROJECT / "lambdas" / stem, folder / "lambdas" / stem)
     (folder / "stacks").mkdir()
     source = (cdk.PROJECT / "stacks" / f"{stem}.py").read_text()
     assert source.count(line) == 1
