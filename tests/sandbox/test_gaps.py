@@ -110,31 +110,33 @@ def dynamodb_ttl(client: Clients) -> bool:
     }
 
 
+def highest(client: Clients, namespace: str, metric: str, **dimensions: str) -> float:
+    """The highest value of a metric in the last five minutes; 0 if there is none."""
+    now = time.time()
+    points = client("cloudwatch").get_metric_statistics(
+        Namespace=namespace,
+        MetricName=metric,
+        Dimensions=[{"Name": name, "Value": value} for name, value in dimensions.items()],
+        StartTime=now - 300,
+        EndTime=now + 60,
+        Period=60,
+        Statistics=["Maximum"],
+    )["Datapoints"]
+    return max((point["Maximum"] for point in points), default=0)
+
+
 def cloudwatch_sqs_metrics(client: Clients) -> bool:
     """A queue's depth and age are metrics of that queue."""
-    sqs, cloudwatch = client("sqs"), client("cloudwatch")
+    sqs = client("sqs")
     name = f"metrics-{uuid.uuid4().hex[:8]}"
     url = sqs.create_queue(QueueName=name)["QueueUrl"]
     for body in ("one", "two"):
         sqs.send_message(QueueUrl=url, MessageBody=body)
 
-    def highest(metric: str) -> float:
-        now = time.time()
-        points = cloudwatch.get_metric_statistics(
-            Namespace="AWS/SQS",
-            MetricName=metric,
-            Dimensions=[{"Name": "QueueName", "Value": name}],
-            StartTime=now - 300,
-            EndTime=now + 60,
-            Period=60,
-            Statistics=["Maximum"],
-        )["Datapoints"]
-        return max((point["Maximum"] for point in points), default=0)
-
     return soon(
         lambda: (
-            highest("ApproximateNumberOfMessagesVisible") == 2
-            and highest("ApproximateAgeOfOldestMessage") > 0
+            highest(client, "AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=name) == 2
+            and highest(client, "AWS/SQS", "ApproximateAgeOfOldestMessage", QueueName=name) > 0
         )
     )
 
@@ -266,12 +268,15 @@ def firehose_buffering(client: Clients) -> bool:
         return False
     ((key, content),) = objects(client, bucket).items()
     ((full_key, full_content),) = objects(client, full).items()
+    late = "DeliveryToS3.DataFreshness"
     stamp = r"-1-\d{4}(-\d\d){5}-[0-9a-f-]{36}"
     return bool(
         re.fullmatch(f"records/{HOUR}{bucket}{stamp}.gz", key)
         and gzip.decompress(content) == "one\nzwei \u2028 🛒\n".encode()
         and re.fullmatch(f"by-size/{HOUR}{full}{stamp}", full_key)
         and full_content == half[0] + b"\n" + half[1] + b"\n"
+        # The oldest record waited for four seconds, which are 80 of Firehose's.
+        and highest(client, "AWS/Firehose", late, DeliveryStreamName=bucket) > 50
         and errors_of_a_processor(client, firehose)
     )
 
@@ -345,10 +350,15 @@ def sns_to_firehose(client: Clients) -> bool:
         return False
     iam.delete_role_policy(RoleName=subscriber, PolicyName="one")
     sns.publish(TopicArn=topic, Message="second")
-    parked = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", [])
     allow(client, subscriber, "firehose:PutRecord", stream)
     sns.publish(TopicArn=topic, Message="third")
-    return [one["Body"] for one in parked] == ["second"] and soon(
+    trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "no.such"}}
+    iam.update_assume_role_policy(
+        RoleName=subscriber, PolicyDocument=json.dumps({"Statement": [trust]})
+    )
+    sns.publish(TopicArn=topic, Message="fourth")
+    parked = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+    return sorted(one["Body"] for one in parked) == ["fourth", "second"] and soon(
         lambda: sorted(objects(client, bucket).values()) == [b"first", b"third"]
     )
 
