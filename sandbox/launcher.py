@@ -1,7 +1,7 @@
 """Start MiniStack with the gaps closed that our patterns need.
 
 Runs in the sandbox's own environment (.sandbox/venv) and imports nothing of the project but
-gaps/: functions inherit this interpreter, which must look like the Lambda runtime.
+gaps/ and roles.py: functions inherit this interpreter, which must look like the Lambda runtime.
 """
 
 import importlib

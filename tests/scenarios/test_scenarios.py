@@ -39,7 +39,7 @@ def test_scenario(stem: str, sandbox: server.Server) -> None:
 
 
 def left_of(target: server.Server, pattern: str) -> list[str]:
-    """The queues, topics, tables and functions of a stack that are still there."""
+    """What of a stack is still there: queues, topics, tables, functions, buckets, streams."""
     import boto3
 
     found = [
@@ -47,8 +47,10 @@ def left_of(target: server.Server, pattern: str) -> list[str]:
         *(one["TopicArn"] for one in boto3.client("sns").list_topics()["Topics"]),
         *boto3.client("dynamodb").list_tables()["TableNames"],
         *(one["FunctionName"] for one in boto3.client("lambda").list_functions()["Functions"]),
+        *(one["Name"] for one in boto3.client("s3").list_buckets()["Buckets"]),
+        *boto3.client("firehose").list_delivery_streams()["DeliveryStreamNames"],
     ]
-    return [name for name in found if f"{pattern}-" in name]
+    return [name for name in found if f"{pattern}-".lower() in name.lower()]
 
 
 def test_a_function_without_its_grant_is_denied_and_the_scenario_says_so(
@@ -68,6 +70,23 @@ def test_a_function_without_its_grant_is_denied_and_the_scenario_says_so(
     cdk.destroy(sandbox, "SqsLambdaDlqChanged", assembly)
 
 
+def test_a_topic_without_its_grant_parks_all_and_the_scenario_says_so(
+    sandbox: server.Server, tmp_path: Path
+) -> None:
+    """Leave the role of the subscription without PutRecord: nothing reaches the archive."""
+    assembly = synthesize_changed(
+        sandbox,
+        "sns_firehose_s3",
+        tmp_path,
+        'order_archive.grant(order_events_role, "firehose:PutRecord", "firehose:PutRecordBatch")',
+        'order_archive.grant(order_events_role, "firehose:DescribeDeliveryStream")',
+    )
+    cdk.deploy_assembly(sandbox, "SnsFirehoseS3", assembly)
+    with pytest.raises(ScenarioFailed, match="more parked than there can be: 400 of 0"):
+        play("sns_firehose_s3", "SnsFirehoseS3")
+    cdk.destroy(sandbox, "SnsFirehoseS3")
+
+
 def synthesize_changed(
     target: server.Server, stem: str, folder: Path, line: str, instead: str
 ) -> str:
@@ -77,7 +96,8 @@ def synthesize_changed(
     """
     shutil.copy(cdk.PROJECT / "app.py", folder)
     shutil.copy(cdk.PROJECT / "cdk.json", folder)
-    shutil.copytree(cdk.PROJECT / "lambdas" / stem, folder / "lambdas" / stem)
+    if (cdk.PROJECT / "lambdas" / stem).exists():
+        shutil.copytree(cdk.PROJECT / "lambdas" / stem, folder / "lambdas" / stem)
     (folder / "stacks").mkdir()
     name = PATTERNS[stem]
     source = (cdk.PROJECT / "stacks" / f"{stem}.py").read_text()
