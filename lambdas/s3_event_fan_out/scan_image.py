@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import unquote_plus
@@ -24,7 +24,7 @@ HEAD = 12  # bytes that tell the formats apart
 
 
 class UnknownEvent(ValueError):
-    """The message is neither S3's news of a versioned object nor its test."""
+    """The message is no news of versioned objects from S3."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,33 @@ class Image:
     sequencer: str
 
 
-def images(message: str) -> Iterator[Image]:
-    """The images that a message of S3 tells of; none for the `s3:TestEvent`.
+def images(message: str) -> list[Image]:
+    """The images that a message of S3 tells of; UnknownEvent if it tells of none.
 
-    Keys come URL-encoded, with `+` for a space. UnknownEvent if it is no message of S3's.
+    Keys come URL-encoded, with `+` for a space.
     """
     try:
-        event = json.loads(message)
-        if event.get("Event") == "s3:TestEvent":
-            return
-        for record in S3Event(event).records:
-            told = record.s3.get_object
-            yield Image(
+        return [
+            Image(
                 bucket=record.s3.bucket.name,
-                key=unquote_plus(told.key, errors="strict"),
-                version_id=told["versionId"],
-                size=told.size,
-                sequencer=told.sequencer,
+                key=unquote_plus(record.s3.get_object.key, errors="strict"),
+                version_id=record.s3.get_object["versionId"],
+                size=record.s3.get_object.size,
+                sequencer=record.s3.get_object.sequencer,
             )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+            for record in S3Event(json.loads(message)).records
+        ]
+    except (KeyError, TypeError, ValueError) as error:
         raise UnknownEvent(f"{type(error).__name__} in what should be S3's event") from None
+
+
+def request_of_test(message: str) -> str | None:
+    """The id of the request that made S3 send this `s3:TestEvent`; None if it is not one."""
+    with suppress(ValueError):
+        event = json.loads(message)
+        if isinstance(event, dict) and event.get("Event") == "s3:TestEvent":
+            return str(event.get("RequestId"))
+    return None
 
 
 def image_format(head: bytes) -> str:
@@ -106,16 +113,16 @@ def scan_message(message: SNSMessage) -> None:
     """Scan what one message tells of; what it raises makes Lambda try again, twice."""
     logger.append_keys(message_id=message.message_id)
     try:
-        told = list(images(message.message))
-        for image in told:
+        if request := request_of_test(message.message):
+            logger.info("Ignored test event", request=request)
+            return
+        for image in images(message.message):
             logger.append_keys(image=image.key, version_id=image.version_id)
             scanned_by = scan(image, message.message_id)
             if scanned_by == message.message_id:
                 logger.info("Scanned image")
             else:
                 logger.info("Dropped duplicate event", scanned_by=scanned_by)
-        if not told:
-            logger.info("Ignored test event")
     except Exception:
         logger.exception("Scan failed")
         raise

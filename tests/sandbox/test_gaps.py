@@ -221,6 +221,29 @@ def cloudwatch_alarms(client: Clients) -> bool:
     return soon(lambda: state(fails) == "ALARM") and state(other) == "OK"
 
 
+def cloudwatch_alarms_for_metric(client: Clients) -> bool:
+    """The alarms on one queue's metric are those of that queue."""
+    cloudwatch, names = client("cloudwatch"), [f"asked-{uuid.uuid4().hex[:8]}" for _ in range(2)]
+    for name in names:
+        cloudwatch.put_metric_alarm(
+            AlarmName=name,
+            Namespace="AWS/SQS",
+            MetricName="NumberOfMessagesDeleted",
+            Dimensions=[{"Name": "QueueName", "Value": name}],
+            Statistic="Sum",
+            Period=60,
+            EvaluationPeriods=1,
+            Threshold=1,
+            ComparisonOperator="GreaterThanOrEqualToThreshold",
+        )
+    found = cloudwatch.describe_alarms_for_metric(
+        Namespace="AWS/SQS",
+        MetricName="NumberOfMessagesDeleted",
+        Dimensions=[{"Name": "QueueName", "Value": names[1]}],
+    )["MetricAlarms"]
+    return [alarm["AlarmName"] for alarm in found] == names[1:]
+
+
 def s3_account_namespace(client: Clients) -> bool:
     """A bucket in the account's namespace has the name that was known before."""
     prefix = f"gap-{uuid.uuid4().hex[:8]}"
@@ -290,6 +313,7 @@ CHECKS = {
     check.__name__: check
     for check in (
         cloudwatch_alarms,
+        cloudwatch_alarms_for_metric,
         cloudwatch_sqs_metrics,
         dynamodb_ttl,
         powertools_layer,
