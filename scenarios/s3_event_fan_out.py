@@ -17,6 +17,7 @@ from urllib.parse import unquote_plus
 from scenarios.stage import ScenarioFailed, Stage
 
 NEW, SECOND_VERSIONS, DOUBLED, LOCKED_OUT, MENDED = 44, 10, 5, 6, 4
+AT_ONCE = 8  # images on their way to ScanImage; more than are locked out
 SEED = 7
 QUEUES = ("Thumbnails", "Catalogue")
 PARKED = tuple(f"{why}{what}" for what in (*QUEUES, "Scans") for why in ("Undelivered", "Failed"))
@@ -104,7 +105,13 @@ class ImagesToEveryService:
     # ---- what happens
 
     def upload(self, key: str, kind: str, **settings: Any) -> Version:
-        """One object; the version that S3 made of it."""
+        """One object, as soon as ScanImage has few to do; the version that S3 made of it.
+
+        A burst would start as many functions at once, which is nothing to AWS and much to a laptop.
+        """
+        self.stage.until(
+            "ScanImage keeps up", lambda: len(self.images) - len(self.rows()) < AT_ONCE, seconds=60
+        )
         made = self.s3.put_object(
             Bucket=self.out["UploadsName"], Key=key, Body=CONTENTS.get(kind, b""), **settings
         )
