@@ -107,7 +107,7 @@ def names(template: dict[str, Any], stack: str) -> set[str]:
         short = resource["Type"].rpartition("::")[2]
         if resource["Type"] == "AWS::IAM::Policy":  # a name within its role
             continue
-        for name in ("Name", f"{short}Name", f"{short}Identifier"):
+        for name in ("Name", f"{short}Name", f"{short}NamePrefix", f"{short}Identifier"):
             if name in resource.get("Properties", {}):
                 found.add(f"{resource['Type']} {resolved(resource['Properties'][name])}")
     for output in template.get("Outputs", {}).values():
@@ -342,6 +342,7 @@ def test_every_queue_has_a_dead_letter_queue_of_its_type(pattern: Synthesized) -
     targets |= set(
         re.findall(r'"DeadLetterConfig[^]]*"(\w+)", "Arn"', json.dumps(pattern.template))
     )
+    targets |= set(re.findall(r'"OnFailure[^]]*"(\w+)", "Arn"', json.dumps(pattern.template)))
     for logical_id, queue in queues.items():
         assert "RedrivePolicy" in queue or logical_id in targets, f"{logical_id} has none"
         if logical_id in dead:

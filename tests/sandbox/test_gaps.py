@@ -79,12 +79,52 @@ def powertools_layer(client: Clients) -> bool:
 
 
 def sqs_clock(client: Clients) -> bool:
-    """A message under a visibility timeout of 40 s is back within the check's few seconds."""
-    sqs = client("sqs")
+    """A message under a visibility timeout of 40 s is back within the check's few seconds.
+
+    What SNS delivers is stamped by the same clock.
+    """
+    sqs, sns = client("sqs"), client("sns")
     url = sqs.create_queue(QueueName=f"clock-{uuid.uuid4().hex[:8]}")["QueueUrl"]
     sqs.send_message(QueueUrl=url, MessageBody="again")
     assert sqs.receive_message(QueueUrl=url, VisibilityTimeout=40)["Messages"]
-    return soon(lambda: "Messages" in sqs.receive_message(QueueUrl=url))
+    if not soon(lambda: "Messages" in sqs.receive_message(QueueUrl=url)):
+        return False
+    topic = sns.create_topic(Name=f"clock-{uuid.uuid4().hex[:8]}")["TopicArn"]
+    listen(client, topic, url)
+    sns.publish(TopicArn=topic, Message="by SNS")
+    sqs.send_message(QueueUrl=url, MessageBody="by SQS")
+    stamps = {}
+    while len(stamps) < 2:
+        (message,) = sqs.receive_message(
+            QueueUrl=url, WaitTimeSeconds=2, MessageSystemAttributeNames=["SentTimestamp"]
+        )["Messages"]
+        if message["Body"] != "again":
+            stamps[message["Body"]] = int(message["Attributes"]["SentTimestamp"]) / 1000
+    first, second = stamps.values()
+    return abs(first - second) < 20  # of SQS time: one second of ours
+
+
+def listen(client: Clients, topic: str, url: str, **attributes: str) -> str:
+    """Subscribe a queue to a topic, and let it; the queue's ARN."""
+    sqs = client("sqs")
+    described = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    arn = described["Attributes"]["QueueArn"]
+    admit(client, topic, url, arn)
+    client("sns").subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn, Attributes=attributes)
+    return arn
+
+
+def admit(client: Clients, topic: str, url: str, arn: str) -> None:
+    """Let a topic send to a queue."""
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": "sns.amazonaws.com"},
+        "Action": "sqs:SendMessage",
+        "Resource": arn,
+        "Condition": {"ArnEquals": {"aws:SourceArn": topic}},
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    client("sqs").set_queue_attributes(QueueUrl=url, Attributes={"Policy": policy})
 
 
 def dynamodb_ttl(client: Clients) -> bool:
@@ -156,12 +196,14 @@ def function(client: Clients, code: str) -> str:
     return made["FunctionArn"]
 
 
+FAILS = "def handler(event, context):\n    raise ValueError('no')\n"
+
+
 def cloudwatch_alarms(client: Clients) -> bool:
     """An alarm sees its own function's errors without a PutMetricData, and no other's."""
     cloudwatch, lambda_ = client("cloudwatch"), client("lambda")
     other = f"other-{uuid.uuid4().hex[:8]}"
-    arn = function(client, "def handler(event, context):\n    raise ValueError('no')\n")
-    fails = arn.rpartition(":")[2]
+    fails = function(client, FAILS).rpartition(":")[2]
     for name in (fails, other):
         cloudwatch.put_metric_alarm(
             AlarmName=name,
@@ -363,14 +405,104 @@ def sns_to_firehose(client: Clients) -> bool:
     )
 
 
+def cloudwatch_alarms_for_metric(client: Clients) -> bool:
+    """The alarms on one queue's metric are those of that queue."""
+    cloudwatch, names = client("cloudwatch"), [f"asked-{uuid.uuid4().hex[:8]}" for _ in range(2)]
+    for name in names:
+        cloudwatch.put_metric_alarm(
+            AlarmName=name,
+            Namespace="AWS/SQS",
+            MetricName="NumberOfMessagesDeleted",
+            Dimensions=[{"Name": "QueueName", "Value": name}],
+            Statistic="Sum",
+            Period=60,
+            EvaluationPeriods=1,
+            Threshold=1,
+            ComparisonOperator="GreaterThanOrEqualToThreshold",
+        )
+    found = cloudwatch.describe_alarms_for_metric(
+        Namespace="AWS/SQS",
+        MetricName="NumberOfMessagesDeleted",
+        Dimensions=[{"Name": "QueueName", "Value": names[1]}],
+    )["MetricAlarms"]
+    return [alarm["AlarmName"] for alarm in found] == names[1:]
+
+
+def s3_account_namespace(client: Clients) -> bool:
+    """A bucket in the account's namespace has the name that was known before."""
+    prefix = f"gap-{uuid.uuid4().hex[:8]}"
+    made = deploy(
+        client,
+        {
+            "Uploads": {
+                "Type": "AWS::S3::Bucket",
+                "Properties": {"BucketNamespace": "account-regional", "BucketNamePrefix": prefix},
+            }
+        },
+    )
+    return made["Uploads"] == f"{prefix}-000000000000-us-east-1-an"
+
+
+def sns_lambda_delivery(client: Clients) -> bool:
+    """What SNS may not hand to a function is in the subscription's dead-letter queue.
+
+    What the function fails at is in its own destination instead, after three attempts.
+    """
+    sqs, sns, lambda_ = client("sqs"), client("sns"), client("lambda")
+    arn = function(client, FAILS)
+    name = arn.rpartition(":")[2]
+    topic = sns.create_topic(Name=name)["TopicArn"]
+    urls, arns = {}, {}
+    for queue in ("undelivered", "failed"):
+        urls[queue] = sqs.create_queue(QueueName=f"{name}-{queue}")["QueueUrl"]
+        described = sqs.get_queue_attributes(QueueUrl=urls[queue], AttributeNames=["QueueArn"])
+        arns[queue] = described["Attributes"]["QueueArn"]
+    admit(client, topic, urls["undelivered"], arns["undelivered"])
+    lambda_.put_function_event_invoke_config(
+        FunctionName=name, DestinationConfig={"OnFailure": {"Destination": arns["failed"]}}
+    )
+    sns.subscribe(
+        TopicArn=topic,
+        Protocol="lambda",
+        Endpoint=arn,
+        Attributes={"RedrivePolicy": json.dumps({"deadLetterTargetArn": arns["undelivered"]})},
+    )
+
+    def arrived(queue: str) -> list[dict[str, Any]]:
+        answer = sqs.receive_message(
+            QueueUrl=urls[queue], MaxNumberOfMessages=10, VisibilityTimeout=0
+        )
+        return [json.loads(message["Body"]) for message in answer.get("Messages", [])]
+
+    first = sns.publish(TopicArn=topic, Message="not let in")["MessageId"]
+    if not soon(lambda: bool(arrived("undelivered"))):
+        return False
+    lambda_.add_permission(
+        FunctionName=name,
+        StatementId="sns",
+        Action="lambda:InvokeFunction",
+        Principal="sns.amazonaws.com",
+        SourceArn=topic,
+    )
+    second = sns.publish(TopicArn=topic, Message="let in, and failed at")["MessageId"]
+    assert soon(lambda: bool(arrived("failed")), seconds=30)
+    (failed,) = arrived("failed")
+    return [one["MessageId"] for one in arrived("undelivered")] == [first] and (
+        failed["requestPayload"]["Records"][0]["Sns"]["MessageId"] == second
+    )
+
+
 CHECKS = {
     check.__name__: check
     for check in (
         cloudwatch_alarms,
+        cloudwatch_alarms_for_metric,
         cloudwatch_sqs_metrics,
         dynamodb_ttl,
         firehose_buffering,
         powertools_layer,
+        s3_account_namespace,
+        sns_lambda_delivery,
         sns_to_firehose,
         sqs_clock,
     )
