@@ -41,7 +41,7 @@ def test_scenario(stem: str, sandbox: server.Server) -> None:
 
 
 def left_of(target: server.Server, pattern: str) -> list[str]:
-    """The queues, topics, tables and functions of a stack that are still there."""
+    """The queues, topics, tables, functions and buckets of a stack that are still there."""
     import boto3
 
     found = [
@@ -49,8 +49,9 @@ def left_of(target: server.Server, pattern: str) -> list[str]:
         *(one["TopicArn"] for one in boto3.client("sns").list_topics()["Topics"]),
         *boto3.client("dynamodb").list_tables()["TableNames"],
         *(one["FunctionName"] for one in boto3.client("lambda").list_functions()["Functions"]),
+        *(one["Name"] for one in boto3.client("s3").list_buckets()["Buckets"]),
     ]
-    return [name for name in found if f"{pattern}-" in name]
+    return [name for name in found if f"{pattern}-".lower() in name.lower()]
 
 
 def test_a_function_without_its_grant_is_denied_and_the_scenario_says_so(
