@@ -34,7 +34,7 @@ def deploy(server: Server, pattern: str, options: Mapping[str, str] | None = Non
     The first time on a server, the CDK's bootstrap stack is deployed beside the synthesis. The
     CLI's own template validation is off here; `make synth` and the tests have it on.
     """
-    assembly = str(Path(server.folder) / f"{pattern}.out")
+    assembly = str(_assembly(server, pattern))
     synth = _start(server, "synth", "-q", "-e", pattern, "-o", assembly, *contexts(options or {}))
     try:
         bootstrap(server)
@@ -68,9 +68,19 @@ def bootstrap(server: Server) -> None:
 
 
 def destroy(server: Server, pattern: str, assembly: str | None = None) -> None:
-    """Take one pattern, or a stack of an assembly, away; SandboxError if the CLI says no."""
-    where = ["--app", assembly] if assembly else []
-    _run(server, "destroy", pattern, "-e", "--force", *where)
+    """Take one pattern, or a stack of an assembly, away; SandboxError if the CLI says no.
+
+    Without `assembly` it is the one that the pattern was deployed from, or a new one.
+    """
+    deployed = str(_assembly(server, pattern))
+    if not assembly and not Path(deployed).exists():
+        _run(server, "synth", pattern, "-q", "-e", "-o", deployed)
+    _run(server, "destroy", pattern, "-e", "--force", "--app", assembly or deployed)
+
+
+def _assembly(server: Server, pattern: str) -> Path:
+    """Where a pattern is synthesized for this server: beside no other synthesis."""
+    return Path(server.folder) / f"{pattern}.out"
 
 
 def _run(server: Server, *arguments: str) -> None:

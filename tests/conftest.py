@@ -25,7 +25,8 @@ FOLDER = pytest.StashKey[Path]()
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every pattern is tested because its file exists."""
-    if "stem" in metafunc.fixturenames:
+    marked = any("stem" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "stem" in metafunc.fixturenames and not marked:
         from tests.synthesis import PATTERNS
 
         metafunc.parametrize("stem", sorted(PATTERNS))

@@ -53,38 +53,36 @@ def left_of(target: server.Server, pattern: str) -> list[str]:
     return [name for name in found if f"{pattern}-".lower() in name.lower()]
 
 
-def test_a_function_without_its_grant_is_denied_and_the_scenario_says_so(
-    sandbox: server.Server, tmp_path: Path
+@pytest.mark.parametrize(
+    ("stem", "line", "instead", "reason"),
+    [
+        pytest.param(
+            "sqs_lambda_dlq",
+            'fulfilled_orders.grant(fulfil_order_role, "dynamodb:PutItem")',
+            "",
+            r"more parked .*AccessDenied.*dynamodb:PutItem",
+            id="a function that may not write its table",
+        ),
+        pytest.param(
+            "sns_firehose_s3",
+            'order_archive.grant(order_events_role, "firehose:PutRecord", '
+            '"firehose:PutRecordBatch")',
+            'order_archive.grant(order_events_role, "firehose:DescribeDeliveryStream")',
+            r"more parked than there can be: 400 of 0",
+            id="a subscription that may not put records",
+        ),
+    ],
+)
+def test_without_its_grant_the_scenario_fails_and_says_why(
+    stem: str, line: str, instead: str, reason: str, sandbox: server.Server, tmp_path: Path
 ) -> None:
-    """Take the grant on FulfilledOrders out of the stack: every order is parked."""
-    assembly = synthesize_changed(
-        sandbox,
-        "sqs_lambda_dlq",
-        tmp_path,
-        'fulfilled_orders.grant(fulfil_order_role, "dynamodb:PutItem")',
-        "",
-    )
-    cdk.deploy_assembly(sandbox, "SqsLambdaDlqChanged", assembly)
-    with pytest.raises(ScenarioFailed, match=r"more parked .*AccessDenied.*dynamodb:PutItem"):
-        play("sqs_lambda_dlq", "SqsLambdaDlqChanged")
-    cdk.destroy(sandbox, "SqsLambdaDlqChanged", assembly)
-
-
-def test_a_topic_without_its_grant_parks_all_and_the_scenario_says_so(
-    sandbox: server.Server, tmp_path: Path
-) -> None:
-    """Leave the role of the subscription without PutRecord: nothing reaches the archive."""
-    assembly = synthesize_changed(
-        sandbox,
-        "sns_firehose_s3",
-        tmp_path,
-        'order_archive.grant(order_events_role, "firehose:PutRecord", "firehose:PutRecordBatch")',
-        'order_archive.grant(order_events_role, "firehose:DescribeDeliveryStream")',
-    )
-    cdk.deploy_assembly(sandbox, "SnsFirehoseS3", assembly)
-    with pytest.raises(ScenarioFailed, match="more parked than there can be: 400 of 0"):
-        play("sns_firehose_s3", "SnsFirehoseS3")
-    cdk.destroy(sandbox, "SnsFirehoseS3")
+    """Take one grant out of the stack: what it was for is denied."""
+    name = f"{PATTERNS[stem]}Changed"
+    assembly = synthesize_changed(sandbox, stem, tmp_path, line, instead)
+    cdk.deploy_assembly(sandbox, name, assembly)
+    with pytest.raises(ScenarioFailed, match=reason):
+        play(stem, name)
+    cdk.destroy(sandbox, name, assembly)
 
 
 def synthesize_changed(
