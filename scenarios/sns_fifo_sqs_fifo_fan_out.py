@@ -195,11 +195,13 @@ class EventsThroughTheFanOut:
 
     def see_refusals(self) -> None:
         """Wait until ShipOrder has failed for each of the held customers."""
-        self.stage.until(
-            "ShipOrder fails for each held customer",
-            lambda: len(self.refusals()) == HELD,
-            seconds=60,
-        )
+
+        def refused() -> bool:
+            if problems := self.what_failed():
+                raise ScenarioFailed(problems)
+            return len(self.refusals()) == HELD
+
+        self.stage.until("ShipOrder fails for each held customer", refused, seconds=60)
 
     def break_a_subscription(self) -> str:
         """Take SNS out of FraudChecks' policy for one event; its id."""
