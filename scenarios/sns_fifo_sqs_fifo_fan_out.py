@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from scenarios.stage import ScenarioFailed, Stage
 
 CUSTOMERS, EVENTS, DUPLICATES, HELD = 50, 20, 60, 5
+EARLY = 200  # publishes while some customers are held; short, so that none is held too often
 POISON = (7, 4)  # this customer's event number 4 has no address
 SEED = 23
 
@@ -67,6 +68,11 @@ class EventsThroughTheFanOut:
         )["Attributes"]
         self.receives = int(json.loads(settings["RedrivePolicy"])["maxReceiveCount"])
         self.visibility_timeout = int(settings["VisibilityTimeout"])
+        if self.receives < 5:
+            raise ScenarioFailed(
+                f"held events may fail a few times here, and {self.receives} failures park one:"
+                " deploy with max_receive_count of 5 or more"
+            )
         self.poison = self.event_id(*POISON)
         # The customers whose parcels wait for a while; not the poisoned one.
         self.held = [self.customer(number) for number in range(10, 10 + HELD)]
@@ -90,13 +96,15 @@ class EventsThroughTheFanOut:
         )
         self.clear_earlier_runs()
         with stage.listener(self.out["AlertsArn"]) as notices:
+            mixed = self.mixed()
             with self.hold():
-                self.publish(self.mixed())
-                stage.say(
-                    f"published {events + DUPLICATES} times: {events} events of {CUSTOMERS}"
-                    f" customers interleaved, {DUPLICATES} of them twice"
-                )
+                self.publish(mixed[:EARLY])
                 self.see_refusals()
+            self.publish(mixed[EARLY:])
+            stage.say(
+                f"published {len(mixed)} times: {events} events of {CUSTOMERS} customers"
+                f" interleaved, {DUPLICATES} of them twice"
+            )
             stage.watch(
                 {
                     "checked": events,
@@ -435,7 +443,7 @@ class EventsThroughTheFanOut:
                 if len(times) == 2 and len(met[service][event]) == 1
             ]
             claims |= self.claims(service, rows) | {
-                f"{service.name} handled or parked each event, and handled none twice": (
+                f"{service.name} handled each event exactly once, but for the {ended} one": (
                     sorted([*handled, *elsewhere]) == sorted(self.published)
                 ),
                 f"{service.name} met one copy of each event that was published twice": (

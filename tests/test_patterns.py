@@ -413,6 +413,6 @@ def test_alert_email_subscribes_a_person(stem: str) -> None:
     stack = app.stack_class(PATTERNS[stem])
     assert "alert_email" in app.options(stack)
     told = synthesize(stack, PATTERNS[stem], alert_email="shop@example.com")
-    assert "shop@example.com" in {
+    assert "shop@example.com" in [
         one["Endpoint"] for one in told.resources("AWS::SNS::Subscription").values()
-    }
+    ]
