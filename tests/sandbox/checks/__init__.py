@@ -1,0 +1,1 @@
+"""What AWS does and stock MiniStack does not: each function is named after its gap."""

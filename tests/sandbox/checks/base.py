@@ -1,0 +1,134 @@
+"""Gaps that every pattern needs closed."""
+
+from __future__ import annotations
+
+import uuid
+
+from tests.sandbox.cloud import FAILS, Clients, deploy, function, highest, listen, soon
+
+
+def powertools_layer(client: Clients) -> bool:
+    """The public parameter leads to a layer that a function of any account may use."""
+    ssm, lambda_ = client("ssm"), client("lambda")
+    name = "/aws/service/powertools/python/arm64/python3.14/latest"
+    found = ssm.get_parameters(Names=[name])["Parameters"]
+    if not found:
+        return False
+    arn = found[0]["Value"]
+    assert arn.startswith("arn:aws:lambda:us-east-1:017000801446:layer:AWSLambdaPowertools")
+    return lambda_.get_layer_version_by_arn(Arn=arn)["Content"]["CodeSize"] > 0
+
+
+def sqs_clock(client: Clients) -> bool:
+    """A message under a visibility timeout of 40 s is back within the check's few seconds.
+
+    What SNS delivers is stamped by the same clock.
+    """
+    sqs, sns = client("sqs"), client("sns")
+    url = sqs.create_queue(QueueName=f"clock-{uuid.uuid4().hex[:8]}")["QueueUrl"]
+    sqs.send_message(QueueUrl=url, MessageBody="again")
+    assert sqs.receive_message(QueueUrl=url, VisibilityTimeout=40)["Messages"]
+    if not soon(lambda: "Messages" in sqs.receive_message(QueueUrl=url)):
+        return False
+    topic = sns.create_topic(Name=f"clock-{uuid.uuid4().hex[:8]}")["TopicArn"]
+    listen(client, topic, url)
+    sns.publish(TopicArn=topic, Message="by SNS")
+    sqs.send_message(QueueUrl=url, MessageBody="by SQS")
+    stamps = {}
+    while len(stamps) < 2:
+        (message,) = sqs.receive_message(
+            QueueUrl=url, WaitTimeSeconds=2, MessageSystemAttributeNames=["SentTimestamp"]
+        )["Messages"]
+        if message["Body"] != "again":
+            stamps[message["Body"]] = int(message["Attributes"]["SentTimestamp"]) / 1000
+    first, second = stamps.values()
+    return abs(first - second) < 20  # of SQS time: one second of ours
+
+
+def dynamodb_ttl(client: Clients) -> bool:
+    """A template's time to live is on, after an update too."""
+    made = deploy(
+        client,
+        {
+            "Records": {
+                "Type": "AWS::DynamoDB::Table",
+                "Properties": {
+                    "BillingMode": "PAY_PER_REQUEST",
+                    "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
+                    "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}],
+                    "TimeToLiveSpecification": {"AttributeName": "expires", "Enabled": True},
+                },
+            }
+        },
+    )
+    described = client("dynamodb").describe_time_to_live(TableName=made["Records"])
+    return described["TimeToLiveDescription"] == {
+        "TimeToLiveStatus": "ENABLED",
+        "AttributeName": "expires",
+    }
+
+
+def cloudwatch_sqs_metrics(client: Clients) -> bool:
+    """A queue's depth and age are metrics of that queue."""
+    sqs = client("sqs")
+    name = f"metrics-{uuid.uuid4().hex[:8]}"
+    url = sqs.create_queue(QueueName=name)["QueueUrl"]
+    for body in ("one", "two"):
+        sqs.send_message(QueueUrl=url, MessageBody=body)
+
+    return soon(
+        lambda: (
+            highest(client, "AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=name) == 2
+            and highest(client, "AWS/SQS", "ApproximateAgeOfOldestMessage", QueueName=name) > 0
+        )
+    )
+
+
+def cloudwatch_alarms(client: Clients) -> bool:
+    """An alarm sees its own function's errors without a PutMetricData, and no other's."""
+    cloudwatch, lambda_ = client("cloudwatch"), client("lambda")
+    other = f"other-{uuid.uuid4().hex[:8]}"
+    fails = function(client, FAILS).rpartition(":")[2]
+    for name in (fails, other):
+        cloudwatch.put_metric_alarm(
+            AlarmName=name,
+            Namespace="AWS/Lambda",
+            MetricName="Errors",
+            Dimensions=[{"Name": "FunctionName", "Value": name}],
+            Statistic="Sum",
+            Period=60,
+            EvaluationPeriods=1,
+            Threshold=1,
+            ComparisonOperator="GreaterThanOrEqualToThreshold",
+            TreatMissingData="notBreaching",
+        )
+    assert lambda_.invoke(FunctionName=fails)["FunctionError"]
+
+    def state(name: str) -> str:
+        described = cloudwatch.describe_alarms(AlarmNames=[name])["MetricAlarms"]
+        return described[0]["StateValue"]
+
+    return soon(lambda: state(fails) == "ALARM") and state(other) == "OK"
+
+
+def cloudwatch_alarms_for_metric(client: Clients) -> bool:
+    """The alarms on one queue's metric are those of that queue."""
+    cloudwatch, names = client("cloudwatch"), [f"asked-{uuid.uuid4().hex[:8]}" for _ in range(2)]
+    for name in names:
+        cloudwatch.put_metric_alarm(
+            AlarmName=name,
+            Namespace="AWS/SQS",
+            MetricName="NumberOfMessagesDeleted",
+            Dimensions=[{"Name": "QueueName", "Value": name}],
+            Statistic="Sum",
+            Period=60,
+            EvaluationPeriods=1,
+            Threshold=1,
+            ComparisonOperator="GreaterThanOrEqualToThreshold",
+        )
+    found = cloudwatch.describe_alarms_for_metric(
+        Namespace="AWS/SQS",
+        MetricName="NumberOfMessagesDeleted",
+        Dimensions=[{"Name": "QueueName", "Value": names[1]}],
+    )["MetricAlarms"]
+    return [alarm["AlarmName"] for alarm in found] == names[1:]

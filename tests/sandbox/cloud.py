@@ -1,0 +1,129 @@
+"""What the checks of gaps are made with: clients of one server, and small things to act on."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import uuid
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import boto3
+
+from sandbox import server
+
+Clients = Callable[..., Any]
+
+
+PATIENCE = 6  # real seconds in which a check must pass; on stock it is waited out
+
+
+def clients(target: server.Server) -> Clients:
+    """Clients for one server, without changing this process's environment."""
+    environment = target.environment()
+    return partial(
+        boto3.client,
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        verify=environment["AWS_CA_BUNDLE"],
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+
+
+def soon(probe: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+    """Whether `probe` comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not (result := probe()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return result
+
+
+def deploy(client: Clients, resources: dict[str, Any]) -> dict[str, str]:
+    """A stack of these resources: logical id to physical id."""
+    cloudformation, name = client("cloudformation"), f"gap-{uuid.uuid4().hex[:8]}"
+    cloudformation.create_stack(StackName=name, TemplateBody=json.dumps({"Resources": resources}))
+
+    def status() -> str:
+        return cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
+
+    assert soon(lambda: not status().endswith("_IN_PROGRESS")) and status() == "CREATE_COMPLETE"
+    described = cloudformation.describe_stack_resources(StackName=name)["StackResources"]
+    return {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in described}
+
+
+def listen(client: Clients, topic: str, url: str, **attributes: str) -> str:
+    """Subscribe a queue to a topic, and let it; the queue's ARN."""
+    sqs = client("sqs")
+    described = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    arn = described["Attributes"]["QueueArn"]
+    admit(client, topic, url, arn)
+    client("sns").subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn, Attributes=attributes)
+    return arn
+
+
+def admit(client: Clients, topic: str, url: str, arn: str) -> None:
+    """Let a topic send to a queue."""
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": "sns.amazonaws.com"},
+        "Action": "sqs:SendMessage",
+        "Resource": arn,
+        "Condition": {"ArnEquals": {"aws:SourceArn": topic}},
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    client("sqs").set_queue_attributes(QueueUrl=url, Attributes={"Policy": policy})
+
+
+def highest(client: Clients, namespace: str, metric: str, **dimensions: str) -> float:
+    """The highest value of a metric in the last five minutes; 0 if there is none."""
+    now = time.time()
+    points = client("cloudwatch").get_metric_statistics(
+        Namespace=namespace,
+        MetricName=metric,
+        Dimensions=[{"Name": name, "Value": value} for name, value in dimensions.items()],
+        StartTime=now - 300,
+        EndTime=now + 60,
+        Period=60,
+        Statistics=["Maximum"],
+    )["Datapoints"]
+    return max((point["Maximum"] for point in points), default=0)
+
+
+def role(client: Clients, service: str) -> str:
+    """The name of a role that this service may assume and that may do nothing yet."""
+    name = f"role-{uuid.uuid4().hex[:8]}"
+    trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": service}}
+    client("iam").create_role(
+        RoleName=name, AssumeRolePolicyDocument=json.dumps({"Statement": [trust]})
+    )
+    return name
+
+
+def allow(client: Clients, name: str, action: str, resource: str) -> None:
+    """Give a role its one policy."""
+    statement = {"Effect": "Allow", "Action": action, "Resource": resource}
+    client("iam").put_role_policy(
+        RoleName=name, PolicyName="one", PolicyDocument=json.dumps({"Statement": [statement]})
+    )
+
+
+def function(client: Clients, code: str) -> str:
+    """The ARN of a new function whose module is this code with a `handler`."""
+    archived = io.BytesIO()
+    with zipfile.ZipFile(archived, "w") as archive:
+        archive.writestr("index.py", code)
+    made = client("lambda").create_function(
+        FunctionName=f"function-{uuid.uuid4().hex[:8]}",
+        Runtime="python3.14",
+        Role=f"arn:aws:iam::000000000000:role/{role(client, 'lambda.amazonaws.com')}",
+        Handler="index.handler",
+        Code={"ZipFile": archived.getvalue()},
+    )
+    return made["FunctionArn"]
+
+
+FAILS = "def handler(event, context):\n    raise ValueError('no')\n"
