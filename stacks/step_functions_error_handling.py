@@ -184,6 +184,7 @@ class StepFunctionsErrorHandling(Stack):
         order_workflow = sfn.StateMachine(
             self, "OrderWorkflow",
             state_machine_type=sfn.StateMachineType.STANDARD,
+            query_language=sfn.QueryLanguage.JSONATA,
             definition_body=sfn.DefinitionBody.from_chainable(charge_card),
             role=order_workflow_role,
             timeout=Duration.seconds(workflow_timeout_seconds),
