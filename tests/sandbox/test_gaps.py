@@ -333,11 +333,22 @@ def lambda_errors(client: Clients) -> bool:
 
 
 def stepfunctions_endings(client: Clients) -> bool:
-    """The workflow's timeout ends an execution, and nothing happens in one that was stopped."""
-    sfn = client("stepfunctions")
+    """The workflow's timeout ends an execution and is told; nothing happens in a stopped one."""
+    sfn, sqs, events = client("stepfunctions"), client("sqs"), client("events")
     waits = {"Type": "Wait", "Seconds": 2}
-    late = run(client, machine(client, waits, TimeoutSeconds=1))
+    cut_off, name = machine(client, waits, TimeoutSeconds=1), f"endings-{uuid.uuid4().hex[:8]}"
+    url = sqs.create_queue(QueueName=name)["QueueUrl"]
+    detail = {"stateMachineArn": [cut_off], "status": ["TIMED_OUT"]}
+    events.put_rule(
+        Name=name, EventPattern=json.dumps({"source": ["aws.states"], "detail": detail})
+    )
+    target = {"Id": "queue", "Arn": f"arn:aws:sqs:us-east-1:000000000000:{name}"}
+    events.put_targets(Rule=name, Targets=[target])
+    late = run(client, cut_off)
     if (late["status"], late.get("error")) != ("TIMED_OUT", "States.Timeout"):
+        return False
+    (told,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", [{}])
+    if late["executionArn"] not in told.get("Body", ""):
         return False
     stopped = sfn.start_execution(stateMachineArn=machine(client, waits))["executionArn"]
 
