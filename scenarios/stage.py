@@ -197,4 +197,13 @@ class Stage:
         answer = self.client("sqs").receive_message(
             QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=2
         )
-        return [json.loads(message["Body"]) for message in answer.get("Messages", [])]
+        messages = answer.get("Messages", [])
+        if messages:  # or they come back after their visibility timeout
+            self.client("sqs").delete_message_batch(
+                QueueUrl=url,
+                Entries=[
+                    {"Id": str(index), "ReceiptHandle": message["ReceiptHandle"]}
+                    for index, message in enumerate(messages)
+                ],
+            )
+        return [json.loads(message["Body"]) for message in messages]

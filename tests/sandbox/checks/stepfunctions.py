@@ -1,0 +1,231 @@
+"""Gaps of Step Functions, and of what starts, stops and watches workflows."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from typing import Any
+
+from tests.sandbox.cloud import PATIENCE, Clients, function, soon
+
+NOBODY = {"Type": "Task", "Resource": "arn:aws:lambda:us-east-1:000000000000:function:nobody"}
+
+
+EXECUTIONS = ("ExecutionsStarted", "ExecutionsSucceeded", "ExecutionsFailed")
+
+
+def role_that_may(client: Clients, *actions: str) -> str:
+    """The ARN of a role that may do these actions."""
+    iam, name = client("iam"), f"role-{uuid.uuid4().hex[:8]}"
+    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    if actions:
+        let(client, arn, *actions)
+    return arn
+
+
+def let(client: Clients, role_arn: str, *actions: str) -> None:
+    """Let a role do these actions."""
+    statement = {"Effect": "Allow", "Action": actions, "Resource": "*"}
+    client("iam").put_role_policy(
+        RoleName=role_arn.rpartition("/")[2],
+        PolicyName="may",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": statement}),
+    )
+
+
+def machine(client: Clients, state: dict[str, Any], role_arn: str = "", **fields: Any) -> str:
+    """The ARN of a state machine of one state."""
+    definition = {"StartAt": "Only", "States": {"Only": {"End": True, **state}}, **fields}
+    return client("stepfunctions").create_state_machine(
+        name=f"machine-{uuid.uuid4().hex[:8]}",
+        definition=json.dumps(definition),
+        roleArn=role_arn or role_that_may(client, "lambda:InvokeFunction"),
+    )["stateMachineArn"]
+
+
+def ended(client: Clients, execution: str, seconds: float = PATIENCE) -> dict[str, Any]:
+    """An execution as soon as it has ended, or as it is when time is up."""
+    sfn, found = client("stepfunctions"), {}
+
+    def over() -> bool:
+        found.update(sfn.describe_execution(executionArn=execution))
+        return found["status"] != "RUNNING"
+
+    soon(over, seconds)
+    return found
+
+
+def run(client: Clients, arn: str, seconds: float = PATIENCE) -> dict[str, Any]:
+    """An execution of a state machine, ended if it ends in time."""
+    started = client("stepfunctions").start_execution(stateMachineArn=arn)
+    return ended(client, started["executionArn"], seconds)
+
+
+def policy(service: str, action: str, resource: str, source: str) -> str:
+    """A resource policy that lets a service act for one source."""
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": service},
+        "Action": action,
+        "Resource": resource,
+        "Condition": {"ArnEquals": {"aws:SourceArn": source}},
+    }
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def cloudwatch_states_metrics(client: Clients) -> bool:
+    """How a state machine's executions end is counted as metrics of that state machine."""
+    cloudwatch = client("cloudwatch")
+    passes, fails = machine(client, {"Type": "Pass"}), machine(client, NOBODY)
+    assert run(client, passes)["status"] == "SUCCEEDED" and run(client, fails)["status"] == "FAILED"
+
+    def count(arn: str, metric: str) -> float:
+        points = cloudwatch.get_metric_statistics(
+            Namespace="AWS/States",
+            MetricName=metric,
+            Dimensions=[{"Name": "StateMachineArn", "Value": arn}],
+            StartTime=time.time() - 300,
+            EndTime=time.time() + 60,
+            Period=60,
+            Statistics=["Sum"],
+        )["Datapoints"]
+        return sum(point["Sum"] for point in points)
+
+    return [count(passes, name) for name in EXECUTIONS] == [1, 1, 0] and [
+        count(fails, name) for name in EXECUTIONS
+    ] == [1, 0, 1]
+
+
+def eventbridge_dead_letters(client: Clients) -> bool:
+    """An event that the topic's policy keeps out is in the dead-letter queue; no other is."""
+    events, sns, sqs = client("events"), client("sns"), client("sqs")
+    name = f"dead-{uuid.uuid4().hex[:8]}"
+    topic = sns.create_topic(Name=name)["TopicArn"]
+    rule = events.put_rule(Name=name, EventPattern=json.dumps({"source": [name]}))["RuleArn"]
+
+    def queue(service: str, source: str) -> tuple[str, str]:
+        url = sqs.create_queue(QueueName=f"{name}-{service}")["QueueUrl"]
+        arn = f"arn:aws:sqs:us-east-1:000000000000:{name}-{service}"
+        admits = policy(f"{service}.amazonaws.com", "sqs:SendMessage", arn, source)
+        sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": admits})
+        return url, arn
+
+    dead, dead_arn = queue("events", rule)
+    heard, heard_arn = queue("sns", topic)
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=heard_arn)
+    target = {"Id": "topic", "Arn": topic, "DeadLetterConfig": {"Arn": dead_arn}}
+    events.put_targets(Rule=name, Targets=[target])
+
+    def publish(policy_document: str, detail: str) -> None:
+        sns.set_topic_attributes(
+            TopicArn=topic, AttributeName="Policy", AttributeValue=policy_document
+        )
+        entry = {"Source": name, "DetailType": "Test", "Detail": json.dumps({"is": detail})}
+        events.put_events(Entries=[entry])
+
+    def messages(url: str) -> list[dict[str, Any]]:
+        answer = sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], WaitTimeSeconds=1
+        )
+        return answer.get("Messages", [])
+
+    publish(policy("events.amazonaws.com", "sns:Publish", topic, f"{rule}-other"), "kept out")
+    publish(policy("events.amazonaws.com", "sns:Publish", topic, rule), "let in")
+    lost, told = messages(dead), messages(heard)
+    return (
+        [json.loads(one["Body"])["detail"]["is"] for one in lost] == ["kept out"]
+        and lost[0]["MessageAttributes"]["RULE_ARN"]["StringValue"] == rule
+        and ["let in" in one["Body"] for one in told] == [True]
+    )
+
+
+def lambda_errors(client: Clients) -> bool:
+    """The exception's class reaches the caller and the workflow; the environment lives on."""
+    name = function(
+        client,
+        "calls = 0\n"
+        "class CardDeclined(Exception): pass\n"
+        "def handler(event, context):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    raise CardDeclined(calls)\n",
+    )
+    lambda_ = client("lambda")
+    for call in ("1", "2"):
+        answer = lambda_.invoke(FunctionName=name)
+        error = json.loads(answer["Payload"].read())
+        if (error["errorType"], error["errorMessage"]) != ("CardDeclined", call):
+            return False
+        assert answer["FunctionError"] == "Unhandled" and "index.py" in error["stackTrace"][0]
+    arn = lambda_.get_function(FunctionName=name)["Configuration"]["FunctionArn"]
+    return (
+        run(client, machine(client, {"Type": "Task", "Resource": arn}))["error"]
+        == error["errorType"]
+    )
+
+
+def stepfunctions_endings(client: Clients) -> bool:
+    """The workflow's timeout ends an execution and is told; nothing happens in a stopped one."""
+    sfn, sqs, events = client("stepfunctions"), client("sqs"), client("events")
+    waits = {"Type": "Wait", "Seconds": 2}
+    cut_off, name = machine(client, waits, TimeoutSeconds=1), f"endings-{uuid.uuid4().hex[:8]}"
+    url = sqs.create_queue(QueueName=name)["QueueUrl"]
+    detail = {"stateMachineArn": [cut_off], "status": ["TIMED_OUT"]}
+    events.put_rule(
+        Name=name, EventPattern=json.dumps({"source": ["aws.states"], "detail": detail})
+    )
+    target = {"Id": "queue", "Arn": f"arn:aws:sqs:us-east-1:000000000000:{name}"}
+    events.put_targets(Rule=name, Targets=[target])
+    late = run(client, cut_off)
+    if (late["status"], late.get("error")) != ("TIMED_OUT", "States.Timeout"):
+        return False
+    (told,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", [{}])
+    if late["executionArn"] not in told.get("Body", ""):
+        return False
+    stopped = sfn.start_execution(stateMachineArn=machine(client, waits))["executionArn"]
+
+    def history() -> list[str]:
+        events = sfn.get_execution_history(executionArn=stopped)["events"]
+        return [event["type"] for event in events]
+
+    assert soon(lambda: "WaitStateEntered" in history())
+    sfn.stop_execution(executionArn=stopped)
+    time.sleep(2.5)
+    status = sfn.describe_execution(executionArn=stopped)["status"]
+    return status == "ABORTED" and history()[-1] == "ExecutionAborted"
+
+
+def stepfunctions_retry_delay(client: Clients) -> bool:
+    """A wait of a minute is capped at two seconds; with full jitter some waits are short."""
+    retrier = {"ErrorEquals": ["States.ALL"], "MaxAttempts": 2, "BackoffRate": 60}
+    capped = machine(client, NOBODY | {"Retry": [retrier | {"MaxDelaySeconds": 2}]})
+    began = time.monotonic()
+    if run(client, capped)["status"] != "FAILED" or time.monotonic() - began < 1 + 2:
+        return False
+    retrier = retrier | {"MaxAttempts": 1, "IntervalSeconds": 12, "JitterStrategy": "FULL"}
+    jittery, sfn = machine(client, NOBODY | {"Retry": [retrier]}), client("stepfunctions")
+    started = [sfn.start_execution(stateMachineArn=jittery)["executionArn"] for _ in range(40)]
+    time.sleep(PATIENCE)
+    failed = [one for one in started if ended(client, one, seconds=0)["status"] == "FAILED"]
+    return 0 < len(failed) < len(started)
+
+
+def stepfunctions_role(client: Clients) -> bool:
+    """A task may publish only if the state machine's role may."""
+    topic = client("sns").create_topic(Name=f"role-{uuid.uuid4().hex[:8]}")["TopicArn"]
+    arguments = {"TopicArn": topic, "Message": "told"}
+    publishes = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::sns:publish",
+        "Parameters": arguments,
+    }
+    role_arn = role_that_may(client)
+    arn = machine(client, publishes, role_arn)
+    denied = run(client, arn)
+    let(client, role_arn, "sns:Publish")
+    return (
+        denied.get("error") == "SNS.AuthorizationErrorException"
+        and "not authorized to perform: sns:Publish" in denied["cause"]
+        and run(client, arn)["status"] == "SUCCEEDED"
+    )

@@ -1,0 +1,233 @@
+"""What is true of StepFunctionsErrorHandling and of no other pattern."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any
+
+import pytest
+
+import app
+from tests.synthesis import PROJECT, Synthesized, synthesize, synthesized
+
+STEM = "step_functions_error_handling"
+
+
+@pytest.fixture
+def pattern() -> Synthesized:
+    return synthesized(STEM)
+
+
+def only(pattern: Synthesized, kind: str, begins: str = "") -> dict[str, Any]:
+    (properties,) = [
+        properties
+        for logical_id, properties in pattern.resources(kind).items()
+        if logical_id.startswith(begins)
+    ]
+    return properties
+
+
+def with_options(**options: Any) -> Synthesized:
+    name = "StepFunctionsErrorHandling"
+    return synthesize(app.stack_class(name), name, **options)
+
+
+def definition(pattern: Synthesized) -> dict[str, Any]:
+    """The workflow as JSON, with its references by logical id."""
+    machine = only(pattern, "AWS::StepFunctions::StateMachine")
+    parts = machine["DefinitionString"]["Fn::Join"][1]
+    return json.loads("".join(part if isinstance(part, str) else named(part) for part in parts))
+
+
+def named(reference: dict[str, Any]) -> str:
+    return reference["Ref"] if "Ref" in reference else reference["Fn::GetAtt"][0]
+
+
+def test_a_charge_is_attempted_three_times_at_most(pattern: Synthesized) -> None:
+    """One retrier: a second would have retries of its own."""
+    (retrier,) = definition(pattern)["States"]["ChargeCard"]["Retry"]
+    assert retrier["MaxAttempts"] == 2
+
+
+def test_retries_back_off_up_to_a_cap_with_full_jitter(pattern: Synthesized) -> None:
+    (retrier,) = definition(pattern)["States"]["ChargeCard"]["Retry"]
+    assert retrier["JitterStrategy"] == "FULL" and retrier["BackoffRate"] > 1
+    assert retrier["IntervalSeconds"] < retrier["MaxDelaySeconds"]
+    assert retrier["MaxDelaySeconds"] < retrier["IntervalSeconds"] * retrier["BackoffRate"]
+
+
+def test_only_transient_errors_are_retried(pattern: Synthesized) -> None:
+    """Every class that ChargeOrder raises is retried by intention or not at all."""
+    (retrier,) = definition(pattern)["States"]["ChargeCard"]["Retry"]
+    source = (PROJECT / "lambdas" / STEM / "charge_order.py").read_text()
+    raised = {
+        node.name
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef)
+        and {ast.unparse(base) for base in node.bases} & {"Exception", "ValueError"}
+    }
+    assert raised & set(retrier["ErrorEquals"]) == {"PaymentServiceUnavailable"}
+    assert "CardDeclined" in raised
+    assert all(
+        error.startswith(("Lambda.", "Sandbox.")) for error in {*retrier["ErrorEquals"]} - raised
+    )
+
+
+def test_every_error_of_a_charge_leads_by_an_alert_to_failed(pattern: Synthesized) -> None:
+    states = definition(pattern)["States"]
+    (catcher,) = states["ChargeCard"]["Catch"]
+    assert (catcher["ErrorEquals"], catcher["Next"]) == (["States.ALL"], "PublishAlert")
+    assert states["PublishAlert"]["Next"] == "GiveUp"
+    assert [one["Next"] for one in states["PublishAlert"]["Catch"]] == ["GiveUp"]
+    assert states["GiveUp"]["Type"] == "Fail"
+    assert "$problem.error" in states["GiveUp"]["Error"]
+
+
+def test_the_rule_sees_every_end_without_success_of_this_machine_only(
+    pattern: Synthesized,
+) -> None:
+    (machine,) = pattern.resources("AWS::StepFunctions::StateMachine")
+    assert only(pattern, "AWS::Events::Rule")["EventPattern"] == {
+        "source": ["aws.states"],
+        "detail-type": ["Step Functions Execution Status Change"],
+        "detail": {
+            "stateMachineArn": [{"Ref": machine}],
+            "status": ["FAILED", "TIMED_OUT", "ABORTED"],
+        },
+    }
+
+
+def test_what_the_rule_cannot_deliver_is_kept_two_weeks_and_told(pattern: Synthesized) -> None:
+    (target,) = only(pattern, "AWS::Events::Rule")["Targets"]
+    queue = named(target["DeadLetterConfig"]["Arn"])
+    assert target["RetryPolicy"] == {"MaximumEventAgeInSeconds": 3600, "MaximumRetryAttempts": 20}
+    assert pattern.resources("AWS::SQS::Queue")[queue]["MessageRetentionPeriod"] == 14 * 86400
+    depth = only(pattern, "AWS::CloudWatch::Alarm", "AlertsUndelivered")
+    assert depth["MetricName"] == "ApproximateNumberOfMessagesVisible"
+    assert [named(one["Value"]) for one in depth["Dimensions"]] == [queue]
+
+
+def test_no_queue_can_be_redriven_from_or_to_the_undelivered_alerts(pattern: Synthesized) -> None:
+    assert only(pattern, "AWS::SQS::Queue")["RedriveAllowPolicy"] == {
+        "redrivePermission": "denyAll"
+    }
+
+
+def statement(statements: list[dict[str, Any]], service: str) -> dict[str, Any]:
+    (found,) = [
+        one for one in statements if one["Principal"] == {"Service": f"{service}.amazonaws.com"}
+    ]
+    return found
+
+
+def test_only_this_rule_may_publish_to_the_topic(pattern: Synthesized) -> None:
+    (rule,) = pattern.resources("AWS::Events::Rule")
+    topic = only(pattern, "AWS::SNS::TopicPolicy")["PolicyDocument"]["Statement"]
+    assert statement(topic, "events")["Condition"] == {
+        "ArnEquals": {"aws:SourceArn": {"Fn::GetAtt": [rule, "Arn"]}}
+    }
+
+
+def test_eventbridge_may_use_the_key_for_the_topic_without_a_condition_on_the_source(
+    pattern: Synthesized,
+) -> None:
+    """SNS does not support aws:SourceArn and aws:SourceAccount there: delivery would stop."""
+    key = only(pattern, "AWS::KMS::Key")["KeyPolicy"]["Statement"]
+    (condition,) = statement(key, "events")["Condition"].values()
+    assert list(condition) == ["kms:EncryptionContext:aws:sns:topicArn"]
+    (topic,) = pattern.resources("AWS::SNS::Topic")
+    # The name that CloudFormation gives the topic begins with the stack's and the logical id.
+    assert topic.startswith("Alerts") and "-Alerts*" in json.dumps(condition)
+
+
+def test_only_this_stacks_alarms_may_use_the_topic_and_its_key(pattern: Synthesized) -> None:
+    key = only(pattern, "AWS::KMS::Key")["KeyPolicy"]["Statement"]
+    topic = only(pattern, "AWS::SNS::TopicPolicy")["PolicyDocument"]["Statement"]
+    for statements in (key, topic):
+        condition = statement(statements, "cloudwatch")["Condition"]
+        assert "aws:SourceAccount" in condition["StringEquals"]
+        assert "-*" in str(condition["ArnLike"]["aws:SourceArn"])
+
+
+def test_the_workflow_may_publish_under_the_key(pattern: Synthesized) -> None:
+    policy = only(pattern, "AWS::IAM::Policy", "OrderWorkflowRole")["PolicyDocument"]["Statement"]
+    (key,), (topic,) = (pattern.resources(f"AWS::{kind}") for kind in ("KMS::Key", "SNS::Topic"))
+    by_resource = {named(one["Resource"]): one["Action"] for one in policy if one_resource(one)}
+    assert by_resource == {topic: "sns:Publish", key: ["kms:Decrypt", "kms:GenerateDataKey*"]}
+
+
+def one_resource(statement: dict[str, Any]) -> bool:
+    return isinstance(statement["Resource"], dict)
+
+
+def test_the_function_may_update_charges_and_never_read_or_delete_them(
+    pattern: Synthesized,
+) -> None:
+    policy = only(pattern, "AWS::IAM::Policy", "ChargeOrderRole")["PolicyDocument"]["Statement"]
+    (table,) = pattern.resources("AWS::DynamoDB::Table")
+    assert [one["Action"] for one in policy if table in str(one["Resource"])] == [
+        "dynamodb:UpdateItem"
+    ]
+
+
+@pytest.mark.parametrize("included", [False, True])
+def test_the_log_has_every_event_and_orders_only_if_told_to(included: bool) -> None:
+    machine = only(
+        with_options(include_execution_data=included), "AWS::StepFunctions::StateMachine"
+    )
+    assert machine["LoggingConfiguration"]["Level"] == "ALL"
+    assert machine["LoggingConfiguration"]["IncludeExecutionData"] is included
+    assert machine["TracingConfiguration"] == {"Enabled": True}
+
+
+def test_orders_are_not_logged_unless_told_to(pattern: Synthesized) -> None:
+    machine = only(pattern, "AWS::StepFunctions::StateMachine")
+    assert machine["LoggingConfiguration"]["IncludeExecutionData"] is False
+
+
+def test_failed_timed_out_and_throttled_executions_have_alarms(pattern: Synthesized) -> None:
+    alarms = pattern.resources("AWS::CloudWatch::Alarm").values()
+    watched = {one["MetricName"] for one in alarms if one["Namespace"] == "AWS/States"}
+    assert watched == {"ExecutionsFailed", "ExecutionsTimedOut", "ExecutionThrottled"}
+
+
+def test_options_reach_the_resources() -> None:
+    pattern = with_options(timeout_seconds=20, workflow_timeout_seconds=300)
+    assert only(pattern, "AWS::Lambda::Function")["Timeout"] == 20
+    assert definition(pattern)["TimeoutSeconds"] == 300
+
+
+def test_by_default_an_order_that_hangs_is_cut_off_in_its_third_attempt(
+    pattern: Synthesized,
+) -> None:
+    """The scenario shows a timed-out order without an option of its own."""
+    timeout = only(pattern, "AWS::Lambda::Function")["Timeout"]
+    assert 2 * timeout < definition(pattern)["TimeoutSeconds"] < 3 * timeout
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"timeout_seconds": 0}, "timeout_seconds is 1 to 900, not 0"),
+        ({"timeout_seconds": 901}, "timeout_seconds is 1 to 900, not 901"),
+        ({"workflow_timeout_seconds": 10}, "workflow_timeout_seconds is 11 to 31536000, not 10"),
+        (
+            {"workflow_timeout_seconds": 31536001},
+            "workflow_timeout_seconds is 11 to 31536000, not 31536001",
+        ),
+        ({"removal_policy": "keep"}, 'removal_policy is "destroy" or "retain", not "keep"'),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        with_options(**options)
+
+
+def test_retain_keeps_charges_and_logs_but_no_queue() -> None:
+    resources = with_options(removal_policy="retain").template["Resources"]
+    kept = {name for name, one in resources.items() if one.get("DeletionPolicy") == "Retain"}
+    assert {resources[name]["Type"] for name in kept} == {
+        "AWS::DynamoDB::Table",
+        "AWS::Logs::LogGroup",
+    }
