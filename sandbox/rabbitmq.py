@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -19,20 +20,23 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pika
+from botocore.exceptions import ClientError
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
 
 from sandbox import server
 
 # Debian's command in PATH wants to be root or rabbitmq; the script behind it runs as anybody.
 SCRIPTS = ("/usr/lib/rabbitmq/bin", "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 HOST = "localhost"
+logging.getLogger("pika").setLevel(logging.CRITICAL)  # a broker that goes away is expected
 
 
 class BrokerMissing(server.SandboxError):
@@ -40,7 +44,7 @@ class BrokerMissing(server.SandboxError):
 
 
 class Broker:
-    """One broker. Its first user is `username` with `password`; `url` and `authority` lead to it."""
+    """One broker; `url` and `authority` lead to it, its first user is `username`."""
 
     def __init__(self, username: str, password: str) -> None:
         path = os.pathsep.join((*SCRIPTS, os.environ.get("PATH", os.defpath)))
@@ -51,31 +55,31 @@ class Broker:
                 " apt-get install -y rabbitmq-server (or your system's package of RabbitMQ)"
             )
         self._command = command
-        self._folder = Path(tempfile.mkdtemp(prefix="sandbox-rabbitmq-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="sandbox-rabbitmq-"))
         self._port, self._mapper_port, self._node_port = server.free_ports(3)
         self.url = f"amqps://{HOST}:{self._port}"
-        self.authority = self._folder / "ca.pem"
+        self.authority = self.folder / "ca.pem"
         self._process: subprocess.Popen[bytes] | None = None
         self._configure(username, password)
         # Erlang would start this one, its directory of nodes, as a daemon that outlives the node.
         self._mapper = self._run([mapper, "-port", str(self._mapper_port), "-address", "127.0.0.1"])
 
     def _configure(self, username: str, password: str) -> None:
-        server.make_certificate(self._folder)
-        cookie = self._folder / ".erlang.cookie"
+        server.make_certificate(self.folder)
+        cookie = self.folder / ".erlang.cookie"
         cookie.touch(mode=0o600)
         cookie.write_text(secrets.token_hex(32))
         cookie.chmod(0o400)
-        (self._folder / "plugins").write_text("[].\n")
-        settings = self._folder / "rabbitmq.conf"
+        (self.folder / "plugins").write_text("[].\n")
+        settings = self.folder / "rabbitmq.conf"
         settings.touch(mode=0o600)
         settings.write_text(
             f"""
 listeners.tcp = none
 listeners.ssl.1 = 127.0.0.1:{self._port}
 ssl_options.cacertfile = {self.authority}
-ssl_options.certfile = {self._folder / "server.pem"}
-ssl_options.keyfile = {self._folder / "server.key"}
+ssl_options.certfile = {self.folder / "server.pem"}
+ssl_options.keyfile = {self.folder / "server.key"}
 ssl_options.verify = verify_none
 ssl_options.fail_if_no_peer_cert = false
 ssl_options.versions.1 = tlsv1.3
@@ -87,8 +91,8 @@ disk_free_limit.absolute = 50MB
         )
 
     def _environment(self) -> dict[str, str]:
-        """Made from nothing but PATH: what the machine configures for its own broker is not ours."""
-        folder = self._folder
+        """Made from nothing but PATH: the machine's settings for a broker are not for this one."""
+        folder = self.folder
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(folder),
@@ -110,12 +114,12 @@ disk_free_limit.absolute = 50MB
 
     def _run(self, command: list[str]) -> subprocess.Popen[bytes]:
         """Start a command in a group of its own, which ends when this process does, however."""
-        watched = 'exec 3<&0; (cat <&3 >/dev/null; kill -KILL -- -$$) & exec "$@" 3<&- </dev/null'
-        with (self._folder / "output.log").open("ab") as log:
+        watched = 'exec 3<&0; (cat <&3 >/dev/null; kill -KILL 0) & exec "$@" 3<&- </dev/null'
+        with (self.folder / "output.log").open("ab") as log:
             return subprocess.Popen(
                 ["/bin/sh", "-c", watched, "sh", *command],
                 env=self._environment(),
-                cwd=self._folder,
+                cwd=self.folder,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -134,12 +138,17 @@ disk_free_limit.absolute = 50MB
                 return
             except OSError as error:
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    last = (self._folder / "output.log").read_text(errors="replace")[-500:]
+                    last = (self.folder / "output.log").read_text(errors="replace")[-500:]
                     self.stop()
                     raise server.SandboxError(
                         f"rabbitmq-server did not start ({error}): {' '.join(last.split())}"
                     ) from None
             time.sleep(0.1)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs the broker; None before it is started."""
+        return self._process.pid if self._process else None
 
     def restart(self) -> None:
         """End the broker's process by SIGTERM, and start it again on the same state and port."""
@@ -150,7 +159,7 @@ disk_free_limit.absolute = 50MB
         """End the broker and its directory of nodes, and remove the folder."""
         self._end(self._process)
         self._end(self._mapper)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes] | None) -> None:
@@ -202,98 +211,116 @@ NEEDED = (
 )
 
 
+class Mapping:
+    """What Lambda does for one mapping on a private broker, done here."""
+
+    def __init__(self, broker: Broker, identifier: str) -> None:
+        self.broker, self.identifier = broker, identifier
+        self.problem = "none known"  # why it does not poll
+        self.stopping = threading.Event()
+        self.lambda_ = boto3.client("lambda")
+
+    def poll(self) -> None:
+        """Poll while the mapping is enabled and its function's role allows it; for ever."""
+        while not self.stopping.wait(0.3):
+            try:
+                self._connect()
+            except (AMQPError, ClientError) as error:
+                self.problem = repr(error)
+
+    def _connect(self) -> None:
+        settings = self.lambda_.get_event_source_mapping(UUID=self.identifier)
+        if settings["State"] != "Enabled":
+            self.problem = f"it is {settings['State'].lower()}"
+            return
+        access = {one["Type"]: one["URI"] for one in settings["SourceAccessConfigurations"]}
+        function = self.lambda_.get_function_configuration(FunctionName=settings["FunctionArn"])
+        denied = not_allowed(function["Role"], settings["EventSourceArn"], access["BASIC_AUTH"])
+        if denied:
+            self.problem = f"the function's role does not allow {', '.join(denied)}"
+            return
+        secret = boto3.client("secretsmanager").get_secret_value(SecretId=access["BASIC_AUTH"])
+        login = json.loads(secret["SecretString"])
+        with closing(self.broker.connect(login["username"], login["password"])) as connection:
+            self._drain(connection.channel(), settings, access["VIRTUAL_HOST"])
+
+    def _drain(self, channel: BlockingChannel, settings: dict[str, Any], virtual_host: str) -> None:
+        """Collect batches and invoke, one at a time, until the mapping is disabled."""
+        (queue,), size = settings["Queues"], settings["BatchSize"]
+        channel.basic_qos(prefetch_count=size)
+        batch: list[dict[str, Any]] = []
+        tag, began = 0, 0.0
+        for method, properties, body in _deliveries(channel, queue):
+            if method:
+                began = began if batch else time.monotonic()
+                batch.append(message(method, properties, body))
+                tag = method.delivery_tag
+            waited = time.monotonic() - began
+            if batch and (
+                len(batch) >= size or waited >= settings["MaximumBatchingWindowInSeconds"]
+            ):
+                if self._invoke(settings, {f"{queue}::{virtual_host}": batch}):
+                    channel.basic_ack(tag, multiple=True)
+                else:  # the whole batch comes back: none of it is told apart
+                    channel.basic_nack(tag, multiple=True, requeue=True)
+                    self.stopping.wait(1)
+                batch = []
+                settings = self.lambda_.get_event_source_mapping(UUID=self.identifier)
+            if self.stopping.is_set() or settings["State"] != "Enabled":
+                break
+        channel.cancel()
+
+    def _invoke(self, settings: dict[str, Any], messages: dict[str, list[dict]]) -> bool:
+        """Call the function with one batch, and wait; whether it did not fail."""
+        answer = self.lambda_.invoke(
+            FunctionName=settings["FunctionArn"],
+            Payload=json.dumps(
+                {
+                    "eventSource": "aws:rmq",
+                    "eventSourceArn": settings["EventSourceArn"],
+                    "rmqMessagesByQueue": messages,
+                }
+            ),
+        )
+        result = answer["Payload"].read().decode()
+        failed = "FunctionError" in answer
+        self.problem = f"the function failed: {result[:300]}" if failed else "none known"
+        return not failed
+
+
+def _deliveries(channel: BlockingChannel, queue: str) -> Iterator[tuple[Any, Any, Any]]:
+    """(delivery, properties, body) of each message; three times None after 0.2 s without one."""
+    yield from channel.consume(queue, inactivity_timeout=0.2)
+
+
 @contextmanager
-def mapped(broker: Broker, mapping: str) -> Generator[None]:
+def mapped(broker: Broker, identifier: str) -> Generator[Mapping]:
     """Lambda's part for one mapping (its UUID) on this broker, for as long as the block runs."""
-    stopping = threading.Event()
-    poller = threading.Thread(
-        target=_poll, args=(broker, mapping, stopping), daemon=True, name="mapping"
-    )
+    mapping = Mapping(broker, identifier)
+    poller = threading.Thread(target=mapping.poll, daemon=True, name="mapping")
     poller.start()
     try:
-        yield
+        yield mapping
     finally:
-        stopping.set()
+        mapping.stopping.set()
         poller.join(timeout=30)
 
 
-def _poll(broker: Broker, mapping: str, stopping: threading.Event) -> None:
-    """Poll while the mapping is enabled and its function's role allows it; reconnect for ever."""
-    lambda_ = boto3.client("lambda")
-    while not stopping.wait(0.3):
-        configuration = lambda_.get_event_source_mapping(UUID=mapping)
-        if configuration["State"] != "Enabled":
-            continue
-        access = {one["Type"]: one["URI"] for one in configuration["SourceAccessConfigurations"]}
-        function = lambda_.get_function_configuration(FunctionName=configuration["FunctionArn"])
-        if not allowed(function["Role"], configuration["EventSourceArn"], access["BASIC_AUTH"]):
-            continue
-        secret = boto3.client("secretsmanager").get_secret_value(SecretId=access["BASIC_AUTH"])
-        login = json.loads(secret["SecretString"])
-        with (
-            suppress(pika.exceptions.AMQPError),
-            broker.connect(login["username"], login["password"]) as connection,
-        ):
-            _drain(connection.channel(), configuration, access["VIRTUAL_HOST"], stopping)
-
-
-def allowed(role: str, broker_arn: str, secret_arn: str) -> bool:
-    """Whether a role may do what Lambda does in its name for a mapping on a private broker."""
-    account = role.split(":")[4]
-    interfaces = f"arn:aws:ec2:{broker_arn.split(':')[3]}:{account}:network-interface/eni-0"
+def not_allowed(role: str, broker_arn: str, secret_arn: str) -> list[str]:
+    """What a role must allow for a mapping on a private broker and does not."""
+    _, partition, _, region, account, *_ = broker_arn.split(":")
+    interface = f"arn:{partition}:ec2:{region}:{account}:network-interface/eni-0"
     resources = {"secretsmanager": secret_arn, "mq": broker_arn}
+    missing = []
     for action in NEEDED:
         service, verb = action.split(":")
-        resource = resources.get(service, "*" if verb.startswith("Describe") else interfaces)
+        resource = resources.get(service, "*" if verb.startswith("Describe") else interface)
         (verdict,) = boto3.client("iam").simulate_principal_policy(
             PolicySourceArn=role, ActionNames=[action], ResourceArns=[resource]
         )["EvaluationResults"]
         if verdict["EvalDecision"] != "allowed":
-            return False
-    return True
-
-
-def _drain(
-    channel: BlockingChannel,
-    configuration: dict[str, Any],
-    virtual_host: str,
-    stopping: threading.Event,
-) -> None:
-    """Collect batches and invoke, one at a time, until the mapping is disabled."""
-    lambda_, (queue,) = boto3.client("lambda"), configuration["Queues"]
-    size, window = configuration["BatchSize"], configuration["MaximumBatchingWindowInSeconds"]
-    channel.basic_qos(prefetch_count=size)
-    messages: list[dict[str, Any]] = []
-    tag, began = 0, time.monotonic()
-    for method, properties, body in channel.consume(queue, inactivity_timeout=0.2):
-        if method:
-            began = began if messages else time.monotonic()
-            messages.append(message(method, properties, body))
-            tag = method.delivery_tag
-        if messages and (len(messages) >= size or time.monotonic() - began >= window):
-            answer = lambda_.invoke(
-                FunctionName=configuration["FunctionArn"],
-                Payload=json.dumps(
-                    {
-                        "eventSource": "aws:rmq",
-                        "eventSourceArn": configuration["EventSourceArn"],
-                        "rmqMessagesByQueue": {f"{queue}::{virtual_host}": messages},
-                    }
-                ),
-            )
-            answer["Payload"].read()
-            if "FunctionError" in answer:  # the whole batch comes back, and none is told apart
-                channel.basic_nack(tag, multiple=True, requeue=True)
-                stopping.wait(1)
-            else:
-                channel.basic_ack(tag, multiple=True)
-            messages = []
-            state = lambda_.get_event_source_mapping(UUID=configuration["UUID"])["State"]
-            if state != "Enabled":
-                break
-        if stopping.is_set():
-            break
-    channel.cancel()
+            missing.append(action)
+    return missing
 
 
 def message(

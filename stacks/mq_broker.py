@@ -12,8 +12,8 @@ Decisions worth knowing:
 - Three nodes over three zones; quorum queues write each order to two of them before they confirm
   it. Publisher and Worker (workers/mq_broker) run where you like, with the Application security
   group and the policy ApplicationAccess. Exchange and queues are theirs: topology.py declares them.
-- The mapping must not poll before its queue is there, so it is deployed disabled: deploy, declare
-  the queues from inside the VPC (`python topology.py`), deploy again with `-c mapping_enabled=true`.
+- The mapping must not poll before its queue is there, so it is deployed disabled. Deploy, declare
+  the queues from inside the VPC (`python topology.py`), then deploy with `-c mapping_enabled=true`.
 - The mapping works inside the VPC with the broker's own security group, which therefore admits
   itself on AMQPS. Nothing goes out: no NAT gateway, no internet gateway. Interface endpoints for
   Lambda, STS and Secrets Manager are what the mapping calls; Worker calls the last and CloudWatch
@@ -27,19 +27,11 @@ Decisions worth knowing:
   for the secret and for the key of Alerts.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
-from aws_cdk import (
-    Acknowledgment,
-    Aws,
-    CfnOutput,
-    Duration,
-    Fn,
-    RemovalPolicy,
-    Stack,
-    Validations,
-)
+from aws_cdk import Acknowledgment, Aws, CfnOutput, Duration, Fn, RemovalPolicy, Stack, Validations
 from aws_cdk import aws_amazonmq as amazonmq
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
@@ -100,12 +92,9 @@ class MqBroker(Stack):
                 name="Private", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=24)],
             # The CDK would empty the default group by a hidden function; nothing here uses it.
             restrict_default_security_group=False)
-        network_logs = logs.LogGroup(
-            self, "NetworkLogs",
-            retention=logs.RetentionDays.ONE_MONTH,
-            removal_policy=on_destroy)
-        network.add_flow_log(
-            "Traffic", destination=ec2.FlowLogDestination.to_cloud_watch_logs(network_logs))
+        network.add_flow_log("Traffic", destination=ec2.FlowLogDestination.to_cloud_watch_logs(
+            logs.LogGroup(self, "NetworkLogs", retention=logs.RetentionDays.ONE_MONTH,
+                          removal_policy=on_destroy)))
         application, bastion, broker_access, endpoints = (
             ec2.SecurityGroup(self, group, vpc=network, description=meaning,
                               allow_all_outbound=False)
@@ -128,7 +117,7 @@ class MqBroker(Stack):
             self, "Password",
             description=f"The first user of the broker {Aws.STACK_NAME}",
             generate_secret_string=secretsmanager.SecretStringGenerator(
-                secret_string_template='{"username": "shop"}',
+                secret_string_template=json.dumps({"username": "shop"}),
                 generate_string_key="password",
                 password_length=40,
                 exclude_punctuation=True),  # Amazon MQ refuses , : = and URLs more
@@ -298,8 +287,8 @@ class MqBroker(Stack):
         Validations.of(record_order_role).acknowledge(
             Acknowledgment(
                 id="AwsSolutions-IAM5[Resource::*]",
-                reason="X-Ray's PutTraceSegments and PutTelemetryRecords and EC2's Describe actions "
-                       "accept no resource."),
+                reason="X-Ray's PutTraceSegments and PutTelemetryRecords, and EC2's Describe "
+                       "actions, accept no resource."),
             Acknowledgment(
                 id="AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:ec2:<AWS::Region>:"
                    "<AWS::AccountId>:network-interface/*]",
@@ -308,16 +297,19 @@ class MqBroker(Stack):
             id="AwsSolutions-IAM5[Resource::*]",
             reason="PutMetricData accepts no resource; a condition holds it to one namespace."))
 
-        CfnOutput(self, "BrokerUrl", value=Fn.select(0, broker.attr_amqp_endpoints))
-        CfnOutput(self, "BrokerId", value=broker.ref)
-        CfnOutput(self, "BrokerName", value=Aws.STACK_NAME)
-        CfnOutput(self, "PasswordArn", value=password.secret_arn)
-        CfnOutput(self, "ApplicationId", value=application.security_group_id)
-        CfnOutput(self, "ApplicationAccessArn", value=application_access.managed_policy_arn)
-        CfnOutput(self, "BastionId", value=bastion.security_group_id)
-        CfnOutput(self, "OrdersToRecordId", value=mapping.ref)
-        CfnOutput(self, "FulfilledOrdersName", value=fulfilled_orders.table_name)
-        CfnOutput(self, "OrderRecordsName", value=order_records.table_name)
-        CfnOutput(self, "RecordOrderName", value=record_order.function_name)
-        CfnOutput(self, "RecordOrderLogsName", value=record_order_logs.log_group_name)
-        CfnOutput(self, "AlertsArn", value=alerts.topic_arn)
+        for output, value in (
+            ("BrokerUrl", Fn.select(0, broker.attr_amqp_endpoints)),
+            ("BrokerId", broker.ref),
+            ("BrokerName", Aws.STACK_NAME),
+            ("PasswordArn", password.secret_arn),
+            ("ApplicationId", application.security_group_id),
+            ("ApplicationAccessArn", application_access.managed_policy_arn),
+            ("BastionId", bastion.security_group_id),
+            ("OrdersToRecordId", mapping.ref),
+            ("FulfilledOrdersName", fulfilled_orders.table_name),
+            ("OrderRecordsName", order_records.table_name),
+            ("RecordOrderName", record_order.function_name),
+            ("RecordOrderLogsName", record_order_logs.log_group_name),
+            ("AlertsArn", alerts.topic_arn),
+        ):
+            CfnOutput(self, output, value=value)

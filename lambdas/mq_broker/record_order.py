@@ -58,7 +58,7 @@ def record(message: dict[str, Any]) -> None:
     message_id = message["basicProperties"]["messageId"] or digest(message["data"])
     kept = as_record(message["data"]) | {"recorded_at": datetime.now(UTC).isoformat()}
     known = {key: kept[key] for key in ("order_id", "problem") if key in kept}
-    known |= {"message_id": message_id, "redelivered": message["redelivered"]}
+    known["message_id"] = message_id
     try:
         dynamodb.put_item(
             TableName=os.environ["ORDER_RECORDS"],
@@ -66,14 +66,14 @@ def record(message: dict[str, Any]) -> None:
             ConditionExpression="attribute_not_exists(message_id)",
         )
     except dynamodb.exceptions.ConditionalCheckFailedException:
-        logger.info("Dropped duplicate message", **known)
+        logger.info("Dropped duplicate message", extra=known)
     else:
-        logger.info("Recorded message", **known)
+        logger.info("Recorded message", extra=known)
 
 
 @logger.inject_lambda_context
 @tracer.capture_lambda_handler(capture_response=False)
-def handler(event: dict[str, Any], context: LambdaContext) -> None:
+def handler(event: dict[str, Any], _context: LambdaContext) -> None:
     """Entry point: a batch of one queue's messages; an exception brings all of it back."""
     for messages in event["rmqMessagesByQueue"].values():
         for message in messages:

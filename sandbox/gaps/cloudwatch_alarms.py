@@ -14,6 +14,7 @@ import operator
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from ministack.core.responses import request_scope
 from ministack.services import cloudwatch
@@ -31,7 +32,7 @@ PATCHES = (
 )
 
 logger = logging.getLogger("gaps.cloudwatch_alarms")
-ARITHMETIC = {
+ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -100,15 +101,16 @@ def _value(metric: dict, statistic: str, start: float, end: float) -> float | No
 
 def _expression(queries: list[dict], start: float, end: float) -> float | None:
     """The value of the one query that is returned: arithmetic over the others."""
-    values = {
+    known = {
         one["Id"]: _value(one["MetricStat"]["Metric"], one["MetricStat"]["Stat"], start, end)
         for one in queries
         if "MetricStat" in one
     }
     (asked,) = (one for one in queries if str(one.get("ReturnData", True)).lower() == "true")
     if "MetricStat" in asked:
-        return values[asked["Id"]]
-    if None in values.values():
+        return known[asked["Id"]]
+    values = {name: value for name, value in known.items() if value is not None}
+    if len(values) < len(known):
         return None
 
     def compute(node: ast.expr) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import ssl
@@ -23,13 +24,15 @@ from pathlib import Path
 import boto3
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import ProbableAuthenticationError
+from pika.exceptions import AMQPError, ProbableAuthenticationError
 
 ORDERS, DEAD_ORDERS = "orders", "orders.dead"  # exchanges
 SHIPPING, ANALYTICS, DEAD = "orders.shipping", "orders.analytics", "orders.dead"  # queues
 ROUTES = {"parcel": SHIPPING, "digital": ANALYTICS}  # an order's kind is its routing key
 DELIVERY_LIMIT = 5  # failed deliveries that are followed by another one
 LONGEST_WAIT = 10.0  # seconds between two attempts to connect
+
+logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it would say is in the reports
 
 
 class CannotLogIn(Exception):
@@ -88,7 +91,7 @@ def channels(settings: argparse.Namespace) -> Generator[BlockingChannel]:
             channel = pika.BlockingConnection(parameters(settings)).channel()
         except ProbableAuthenticationError:
             raise CannotLogIn("the broker does not accept the login in the secret") from None
-        except (pika.exceptions.AMQPError, OSError) as error:
+        except (AMQPError, OSError) as error:
             report(state="no connection", error=repr(error))
             time.sleep(random.uniform(0, bound))
             bound = min(2 * bound, LONGEST_WAIT)

@@ -15,6 +15,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any
@@ -27,7 +28,6 @@ from pika.exceptions import AMQPError
 from topology import DEAD, SHIPPING, CannotLogIn, add_setting, arguments, channels, declare, report
 
 PREFETCH = 50  # orders in hand of one Worker; more than one round trip's worth, few to redeliver
-FIRST_WAIT = 0.2  # seconds until a failed order is put back; doubles with each delivery
 client = cache(lambda service: boto3.client(service, config=Config(retries={"mode": "standard"})))
 
 
@@ -86,6 +86,11 @@ def fulfil(table: str, order: dict[str, Any], message_id: str) -> str:
     return message_id
 
 
+def deliveries(channel: BlockingChannel) -> Iterator[tuple[Any, Any, Any]]:
+    """(delivery, properties, body) of each message; or three times None."""
+    yield from channel.consume(SHIPPING, inactivity_timeout=0.5)
+
+
 class Worker:
     """One consumer of the queue, until it is told to stop."""
 
@@ -111,7 +116,7 @@ class Worker:
         """Work on one channel; what is in hand when it goes is delivered again."""
         declare(channel)
         channel.basic_qos(prefetch_count=PREFETCH)
-        for method, properties, body in channel.consume(SHIPPING, inactivity_timeout=0.5):
+        for method, properties, body in deliveries(channel):
             if method:
                 self.work(channel, method, properties, body)
             if time.monotonic() - self.measured >= float(self.settings.measure_every):
@@ -124,17 +129,17 @@ class Worker:
     def work(
         self,
         channel: BlockingChannel,
-        method: pika.spec.Basic.Deliver,
+        method: Any,
         properties: pika.BasicProperties,
         body: bytes,
     ) -> None:
         """Fulfil one order and tell the broker what to do with its message.
 
-        An order that failed is put back after a while that doubles, so that a short failure of
-        DynamoDB parks nothing: 13 s in all. By basic.reject and not basic.nack: from RabbitMQ 4.3
-        on only a reject counts as a failed delivery.
+        An order that failed is put back after a wait that doubles: a failure of DynamoDB for less
+        than a minute parks nothing. By basic.reject and not basic.nack: from RabbitMQ 4.3 on only
+        a reject counts as a failed delivery.
         """
-        tag, message_id = method.delivery_tag, properties.message_id or ""
+        tag, message_id = method.delivery_tag, str(properties.message_id or "")
         delivery = (properties.headers or {}).get("x-delivery-count", 0) + 1
         known: dict[str, object] = {"message_id": message_id, "delivery": delivery}
         try:
@@ -146,7 +151,7 @@ class Worker:
             channel.basic_reject(tag, requeue=False)
         except Exception as error:
             report(outcome="failed", reason=f"{type(error).__name__}: {error}"[:200], **known)
-            wait = FIRST_WAIT * 2 ** (delivery - 1)
+            wait = float(self.settings.first_wait) * 2 ** (delivery - 1)
             channel.connection.call_later(wait, partial(channel.basic_reject, tag, requeue=True))
         else:
             report(outcome="fulfilled" if by == message_id else "duplicate", by=by, **known)
@@ -170,12 +175,15 @@ class Worker:
             )
         except Exception as error:  # orders are worth more than their metric
             report(state="not measured", error=repr(error))
+        else:
+            report(state="measured", dead=depth)
 
 
 if __name__ == "__main__":
     parser = arguments("Fulfil orders until SIGTERM.")
     add_setting(parser, "--table", "FULFILLED_ORDERS", "DynamoDB table of fulfilled orders")
     add_setting(parser, "--broker", "BROKER_NAME", "namespace of the metric DeadOrders")
+    add_setting(parser, "--first-wait", "FIRST_WAIT", "seconds until a failed order is back", "1")
     add_setting(parser, "--measure-every", "MEASURE_EVERY", "seconds between measurements", "60")
     try:
         Worker(parser.parse_args()).run()
