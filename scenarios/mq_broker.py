@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ PROGRAMS = Path(__file__).parent.parent / "workers" / "mq_broker"
 GOOD, DUPLICATE, MALFORMED, TOO_LARGE = 4240, 100, 56, 4  # parcels
 DIGITAL, UNREADABLE = 590, 10
 TOTAL = GOOD + DUPLICATE + MALFORMED + TOO_LARGE + DIGITAL + UNREADABLE
+DELIVERY_LIMIT = 5  # of the queues that topology.py declares
 WORKERS = 2
 SEED = 7
 
@@ -121,6 +123,7 @@ class OrdersThroughABroker:
         self.dynamodb, self.lambda_ = stage.client("dynamodb"), stage.client("lambda")
         self.kinds: dict[str, str] = {}  # message id to what it is
         self.bodies: dict[str, str] = {}
+        self.recorded = 0
 
     def play(self) -> None:
         """The whole story; ScenarioFailed as soon as it cannot end well."""
@@ -141,7 +144,7 @@ class OrdersThroughABroker:
                     "fulfilled": GOOD,
                     "duplicates dropped": DUPLICATE,
                     "recorded": DIGITAL + UNREADABLE,
-                    "dead letters": MALFORMED + TOO_LARGE,
+                    "given up": MALFORMED + TOO_LARGE,
                 },
                 self.count,
                 seconds=600,
@@ -157,6 +160,7 @@ class OrdersThroughABroker:
 
     # ---- the broker and the programs
 
+    @cached_property
     def login(self) -> dict[str, str]:
         """The user and password that the stack generated."""
         secret = self.stage.client("secretsmanager").get_secret_value(
@@ -173,7 +177,7 @@ class OrdersThroughABroker:
         if "SANDBOX_CLOCK" in os.environ:
             from sandbox import rabbitmq
 
-            login = self.login()
+            login = self.login
             try:
                 with (
                     rabbitmq.running(login["username"], login["password"]) as real,
@@ -256,7 +260,7 @@ class OrdersThroughABroker:
     @contextmanager
     def channel(self) -> Generator[BlockingChannel]:
         """A channel of our own; what it has taken and not acknowledged goes back at the end."""
-        login, parameters = self.login(), pika.URLParameters(f"{self.reached.url}/%2F")
+        login, parameters = self.login, pika.URLParameters(f"{self.reached.url}/%2F")
         parameters.credentials = pika.PlainCredentials(login["username"], login["password"])
         parameters.ssl_options = pika.SSLOptions(
             ssl.create_default_context(cafile=self.reached.authority or None), parameters.host
@@ -350,12 +354,19 @@ class OrdersThroughABroker:
     def count(self) -> dict[str, int]:
         """What has become of this run's orders so far."""
         outcomes = self.outcomes()
+        gone = [
+            message_id
+            for message_id, reports in outcomes["failed"].items()
+            if max(report["delivery"] for report in reports) > DELIVERY_LIMIT
+        ]
+        if self.recorded < DIGITAL + UNREADABLE:
+            found = self.rows("OrderRecordsName", "message_id", "scenario-", "message_id")
+            self.recorded = len(found)
         return {
             "fulfilled": len(outcomes["fulfilled"]),
             "duplicates dropped": len(outcomes["duplicate"]),
-            "recorded": len(self.rows("OrderRecordsName", "message_id", "scenario-", "message_id")),
-            # A malformed order that was published twice is there twice: told apart later.
-            "dead letters": min(self.depth("orders.dead"), MALFORMED + TOO_LARGE),
+            "recorded": self.recorded,
+            "given up": len(outcomes["rejected"]) + len(gone),
         }
 
     def rows(self, table: str, key: str, prefix: str, *attributes: str) -> list[dict[str, str]]:
@@ -474,7 +485,8 @@ class OrdersThroughABroker:
         for what in ("malformed", "too large"):
             message_id = begin(what)
             for outcome in ("rejected", "failed"):
-                for report in outcomes[outcome].get(message_id, []):
+                reports = outcomes[outcome].get(message_id, [])
+                for report in sorted(reports, key=lambda report: report["at"]):
                     reason = report["reason"].partition(" operation: ")[2] or report["reason"]
                     say(f"  delivery {report['delivery']} {outcome}: {reason}", at=report["at"])
             death = dead[message_id][0]

@@ -149,7 +149,7 @@ def test_the_scenario_says_in_one_line_that_it_cannot_run_here(
 
     scenario = OrdersThroughABroker.__new__(OrdersThroughABroker)
     scenario.stage, scenario.out = Stage.__new__(Stage), {"OrdersToRecordId": "none"}
-    monkeypatch.setattr(scenario, "login", lambda: {"username": "shop", "password": "x"})
+    scenario.__dict__["login"] = {"username": "shop", "password": "x"}
     monkeypatch.setattr(rabbitmq, "SCRIPTS", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SANDBOX_CLOCK", "20")

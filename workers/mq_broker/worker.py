@@ -17,7 +17,8 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
+from heapq import heappop, heappush
 from typing import Any
 
 import boto3
@@ -88,7 +89,7 @@ def fulfil(table: str, order: dict[str, Any], message_id: str) -> str:
 
 def deliveries(channel: BlockingChannel) -> Iterator[tuple[Any, Any, Any]]:
     """(delivery, properties, body) of each message; or three times None."""
-    yield from channel.consume(SHIPPING, inactivity_timeout=0.5)
+    yield from channel.consume(SHIPPING, inactivity_timeout=0.2)
 
 
 class Worker:
@@ -96,6 +97,7 @@ class Worker:
 
     def __init__(self, settings: argparse.Namespace) -> None:
         self.settings, self.stopping, self.measured = settings, False, 0.0
+        self.held: list[tuple[float, int]] = []  # failed orders: (when to put back, delivery tag)
         signal.signal(signal.SIGTERM, self.stop)
 
     def stop(self, *_: object) -> None:
@@ -115,10 +117,12 @@ class Worker:
     def consume(self, channel: BlockingChannel) -> None:
         """Work on one channel; what is in hand when it goes is delivered again."""
         declare(channel)
+        self.held.clear()  # the broker delivers them again by itself
         channel.basic_qos(prefetch_count=PREFETCH)
         for method, properties, body in deliveries(channel):
             if method:
                 self.work(channel, method, properties, body)
+            self.put_back(channel)
             if time.monotonic() - self.measured >= float(self.settings.measure_every):
                 self.measure(channel)
             if self.stopping:
@@ -152,10 +156,15 @@ class Worker:
         except Exception as error:
             report(outcome="failed", reason=f"{type(error).__name__}: {error}"[:200], **known)
             wait = float(self.settings.first_wait) * 2 ** (delivery - 1)
-            channel.connection.call_later(wait, partial(channel.basic_reject, tag, requeue=True))
+            heappush(self.held, (time.monotonic() + wait, tag))
         else:
             report(outcome="fulfilled" if by == message_id else "duplicate", by=by, **known)
             channel.basic_ack(tag)
+
+    def put_back(self, channel: BlockingChannel) -> None:
+        """Return the failed orders that have waited long enough."""
+        while self.held and self.held[0][0] <= time.monotonic():
+            channel.basic_reject(heappop(self.held)[1], requeue=True)
 
     def measure(self, channel: BlockingChannel) -> None:
         """Put the number of dead letters into CloudWatch."""
