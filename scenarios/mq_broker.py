@@ -395,7 +395,7 @@ class OrdersThroughABroker:
             for report in reports
             if self.kinds[message_id] != "too large"
         }
-        states = [worker.reports[-1] for worker in self.workers if worker.told("error")]
+        states = [one.reports[-1] for one in self.workers if "error" in (one.reports or [{}])[-1]]
         return " ".join(
             filter(
                 None,
