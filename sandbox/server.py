@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -71,13 +71,13 @@ def start(
         )
     if not TOOL_PYTHON.exists():
         raise SandboxError("the sandbox's environment is missing; install it: make setup")
-    port = port or _free_port()
+    port = port or free_ports(1)[0]
     if _in_use(port):
         raise SandboxError(f"port {port} is in use; name another, or none to get a free one")
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("tls", "tmp"):
         (folder / name).mkdir(parents=True, mode=0o700)
-    _make_certificate(folder / "tls")
+    make_certificate(folder / "tls")
     # The server holds this lock for as long as it lives: that, and not a process id that may
     # belong to somebody else by now, says whether it runs.
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -159,10 +159,13 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody listens on, each another one."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def _in_use(port: int) -> bool:
@@ -170,7 +173,7 @@ def _in_use(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _make_certificate(folder: Path) -> None:
+def make_certificate(folder: Path) -> None:
     """A certificate authority of this sandbox's own, for loopback names only."""
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", "127.0.0.1", "*.localhost")

@@ -22,6 +22,10 @@ class ScenarioFailed(AssertionError):
     """The pattern did not do what it must; the text says what and, where known, why."""
 
 
+class ScenarioCannotRun(ScenarioFailed):
+    """Something outside the pattern is missing; the text says what, and how to get it."""
+
+
 class Stage:
     """One deployed stack and somebody who watches it.
 

@@ -1,0 +1,168 @@
+"""RecordOrder: what it keeps of a message without AWS, the effect on the sandbox's DynamoDB."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import io
+import json
+import sys
+import uuid
+from collections.abc import Generator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+LAMBDAS = Path(__file__).parent.parent.parent / "lambdas" / "mq_broker"
+
+orders = st.fixed_dictionaries(
+    {
+        "order_id": st.text(min_size=1, max_size=64),
+        "customer": st.text(min_size=1, max_size=64),
+        "items": st.lists(
+            st.fixed_dictionaries(
+                {"sku": st.text(min_size=1, max_size=64), "quantity": st.integers(1, 10**6)}
+            ),
+            min_size=1,
+            max_size=5,
+        ),
+    }
+)
+
+
+def encoded(body: bytes) -> str:
+    return base64.b64encode(body).decode()
+
+
+@pytest.fixture(scope="module")
+def record_order() -> Generator[ModuleType]:
+    """The handler's module as Lambda imports it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORDER_RECORDS", "nowhere")
+        patch.setenv("POWERTOOLS_TRACE_DISABLED", "true")
+        patch.syspath_prepend(str(LAMBDAS))
+        yield importlib.import_module("record_order")
+        sys.modules.pop("record_order", None)
+
+
+@given(order=orders)
+def test_an_order_is_kept_as_it_was_sent(record_order: ModuleType, order: dict[str, Any]) -> None:
+    kept = record_order.as_record(encoded(json.dumps(order).encode()))
+    assert kept["order_id"] == order["order_id"]
+    assert json.loads(kept["content"]) == order
+    assert "problem" not in kept
+
+
+@given(body=st.binary())
+def test_any_other_bytes_are_kept_with_the_problem(record_order: ModuleType, body: bytes) -> None:
+    kept = record_order.as_record(encoded(body))
+    assert base64.b64decode(kept["data"]) == body
+    assert kept["problem"]
+    assert "order_id" not in kept
+
+
+@given(order=orders, field=st.sampled_from(["order_id", "customer", "items"]))
+def test_the_problem_names_the_field(
+    record_order: ModuleType, order: dict[str, Any], field: str
+) -> None:
+    del order[field]
+    kept = record_order.as_record(encoded(json.dumps(order).encode()))
+    assert kept["problem"] == f"{field}: Field required"
+
+
+# ---- the effect, on a real table
+
+
+@pytest.fixture
+def deployed(sandbox: Any, monkeypatch: pytest.MonkeyPatch) -> Generator[SimpleNamespace]:
+    """The handler with a real table of its own."""
+    dynamodb, table = boto3.client("dynamodb"), f"records-{uuid.uuid4().hex[:8]}"
+    dynamodb.create_table(
+        TableName=table,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "message_id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "message_id", "AttributeType": "S"}],
+    )
+    monkeypatch.setenv("ORDER_RECORDS", table)
+    monkeypatch.setenv("POWERTOOLS_TRACE_DISABLED", "true")
+    monkeypatch.syspath_prepend(str(LAMBDAS))
+    sys.modules.pop("record_order", None)
+    module, log = importlib.import_module("record_order"), io.StringIO()
+    module.logger.registered_handler.setStream(log)
+    yield SimpleNamespace(module=module, table=table, dynamodb=dynamodb, log=log)
+    sys.modules.pop("record_order")
+    dynamodb.delete_table(TableName=table)
+
+
+CONTEXT = SimpleNamespace(
+    function_name="RecordOrder",
+    memory_limit_in_mb=512,
+    invoked_function_arn="arn:aws:lambda:us-east-1:000000000000:function:RecordOrder",
+    aws_request_id="request",
+)
+
+
+def message(message_id: str | None, body: str, redelivered: bool = False) -> dict[str, Any]:
+    return {
+        "basicProperties": {"messageId": message_id},
+        "redelivered": redelivered,
+        "data": encoded(body.encode()),
+    }
+
+
+def handle(deployed: SimpleNamespace, *messages: dict[str, Any]) -> None:
+    event = {"eventSource": "aws:rmq", "rmqMessagesByQueue": {"orders.analytics::/": messages}}
+    deployed.module.handler(event, CONTEXT)
+
+
+def rows(deployed: SimpleNamespace) -> dict[str, dict[str, str]]:
+    items = deployed.dynamodb.scan(TableName=deployed.table, ConsistentRead=True)["Items"]
+    found = [{name: value["S"] for name, value in item.items()} for item in items]
+    return {row["message_id"]: row for row in found}
+
+
+ORDER = json.dumps({"order_id": "a", "customer": "ada", "items": [{"sku": "tea", "quantity": 1}]})
+
+
+@pytest.mark.xdist_group("sandbox")
+def test_a_poison_message_does_not_bring_the_batch_back(deployed: SimpleNamespace) -> None:
+    handle(deployed, message("1", ORDER), message("2", "poison"), message("3", ORDER))
+    found = rows(deployed)
+    assert set(found) == {"1", "2", "3"}
+    assert {name for name in found if "problem" in found[name]} == {"2"}
+
+
+@pytest.mark.xdist_group("sandbox")
+def test_a_message_delivered_twice_has_one_row(deployed: SimpleNamespace) -> None:
+    handle(deployed, message("1", ORDER))
+    first = rows(deployed)
+    handle(deployed, message("1", ORDER, redelivered=True))
+    assert rows(deployed) == first
+    logged = [json.loads(line) for line in deployed.log.getvalue().splitlines()]
+    assert [line["message"] for line in logged] == ["Recorded message", "Dropped duplicate message"]
+
+
+@pytest.mark.xdist_group("sandbox")
+def test_a_message_without_an_id_gets_one_from_its_content(deployed: SimpleNamespace) -> None:
+    handle(deployed, message(None, ORDER), message(None, ORDER), message(None, "other"))
+    assert len(rows(deployed)) == 2
+
+
+@pytest.mark.xdist_group("sandbox")
+def test_a_write_that_fails_brings_the_batch_back(
+    deployed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORDER_RECORDS", "no-such-table")
+    with pytest.raises(Exception, match="ResourceNotFoundException"):
+        handle(deployed, message("1", ORDER))
+
+
+@pytest.mark.xdist_group("sandbox")
+def test_the_log_holds_no_message(deployed: SimpleNamespace) -> None:
+    handle(deployed, message("1", json.dumps({"card": "4111-secret"})))
+    assert "4111" not in deployed.log.getvalue()
