@@ -76,7 +76,7 @@ def firehose_buffering(client: Clients) -> bool:
     if soon(lambda: bool(objects(client, bucket)), 4):  # its role may not write yet
         return False
     allow(client, firehose, "s3:PutObject", "arn:aws:s3:::*")
-    if not (soon(lambda: bool(objects(client, bucket)), 3) and objects(client, full)):
+    if not (soon(lambda: bool(objects(client, bucket))) and objects(client, full)):
         return False
     ((key, content),) = objects(client, bucket).items()
     ((full_key, full_content),) = objects(client, full).items()
