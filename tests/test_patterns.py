@@ -227,7 +227,9 @@ def test_all_its_columns_are_there(stem: str) -> None:
     """A pattern is done when these are: the files by its name, its row, its entry in the ledger."""
     assert (PROJECT / "tests" / "stacks" / f"test_{stem}.py").exists()
     assert (PROJECT / "scenarios" / f"{stem}.py").exists()
-    assert f"`{PATTERNS[stem]}`" in (PROJECT / "README.md").read_text()
+    tree = ast.parse((PROJECT / "stacks" / f"{stem}.py").read_text())
+    problem = (ast.get_docstring(tree) or "").partition("\n")[0]
+    assert f"| `{PATTERNS[stem]}` | {problem} |" in (PROJECT / "README.md").read_text()
     assert f"## {PATTERNS[stem]}" in (PROJECT / "GAPS.md").read_text()
     if (PROJECT / "lambdas" / stem).exists():
         assert (PROJECT / "tests" / "lambdas" / f"test_{stem}.py").exists()
