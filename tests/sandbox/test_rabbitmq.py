@@ -104,7 +104,16 @@ time.sleep(60)
 """
 
 
-@pytest.mark.skipif(not shutil.which("rabbitmq-server"), reason="rabbitmq-server is not installed")
+# Debian keeps the command where only root looks.
+needs_rabbitmq = pytest.mark.skipif(
+    not shutil.which(
+        "rabbitmq-server", path=os.pathsep.join((*rabbitmq.SCRIPTS, os.environ["PATH"]))
+    ),
+    reason="rabbitmq-server is not installed",
+)
+
+
+@needs_rabbitmq
 def test_it_ends_with_whoever_started_it_even_by_sigkill() -> None:
     starter = subprocess.Popen(
         [sys.executable, "-c", STARTED], cwd=PROJECT, stdout=subprocess.PIPE, text=True
@@ -124,7 +133,7 @@ def test_it_ends_with_whoever_started_it_even_by_sigkill() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.skipif(not shutil.which("rabbitmq-server"), reason="rabbitmq-server is not installed")
+@needs_rabbitmq
 def test_stop_leaves_no_process_and_no_folder() -> None:
     with rabbitmq.running(*LOGIN) as broker:
         folder = broker.folder
