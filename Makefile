@@ -9,7 +9,7 @@ RUN = .venv/bin/python
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup list synth deploy demo destroy stop sandbox test check snapshots bench lock
+.PHONY: help setup list synth deploy demo destroy stop sandbox test check snapshots docs bench lock
 
 help: ## what there is
 	@echo "make COMMAND [PATTERN=SqsLambdaDlq] [TARGET=sandbox|aws] [OPTIONS='max_receive_count=3']"
@@ -49,6 +49,9 @@ check: setup ## format, lint, types
 
 snapshots: setup ## accept the templates as they are now; read the diff before you commit it
 	@$(RUN) gallery.py snapshots $(PATTERN)
+
+docs: setup ## write docs/rules.md anew from the rules
+	@$(RUN) rules/_page.py
 
 bench: setup ## how long people wait, as ratios in one run
 	@$(RUN) -m bench

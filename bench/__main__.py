@@ -89,6 +89,23 @@ def synthesis(folder: Path) -> dict[str, float]:
     )
 
 
+LINT, WITH_PACK = "cfn-lint of all templates", "cfn-lint of all templates, with rules/"
+
+
+def linting(folder: Path) -> dict[str, float]:
+    """cfn-lint's own rules over all templates, and these with the rule pack."""
+    seconds(*cdk.command("synth", "-q", "-o", str(folder)), env=os.environ | node())
+    lint = [str(Path(sys.executable).parent / "cfn-lint"), "--ignore-checks", "W3005"]
+    templates = ["--", *map(str, sorted(folder.glob("*.template.json")))]
+    pack = ["--append-rules", str(PROJECT / "rules")]
+    return interleaved(
+        {
+            LINT: lambda: seconds(*lint, *templates),
+            WITH_PACK: lambda: seconds(*lint, *pack, *templates),
+        }
+    )
+
+
 def node() -> dict[str, str]:
     """The empty app gets the same Node.js as ours, or the ratio would flatter us."""
     return {"JSII_NODE": cdk.command()[0]}
@@ -206,7 +223,7 @@ def main() -> None:
     """Measure, show, and keep."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        figures = synthesis(folder) | starts(folder / "starts")
+        figures = synthesis(folder) | linting(folder / "all") | starts(folder / "starts")
         target = server.start(folder / "run")
         try:
             figures |= deployments(target) | messages(target)
@@ -215,6 +232,7 @@ def main() -> None:
     ratios = {
         f"synth -e {PATTERN} / empty app": (ratio(figures), "at most 3"),
         f"synth -e {PATTERN} / empty app, validation on": (ratio(figures, ", validation on"), ""),
+        "cfn-lint with rules/ / without": (figures[WITH_PACK] / figures[LINT], "under 1.5"),
     }
     goals = {"sandbox start to ready": "under 2 s", "sandbox memory idle, MB": "under 150"}
     table = Table("what", "median", "goal", title="bench: whole processes, interleaved", box=None)

@@ -117,7 +117,11 @@ class SnsFifoSqsFifoFanOut(Stack):
             queue_by_name = sqs.Queue.from_queue_arn(
                 self, f"{events}ByName", self.format_arn(service="sqs", resource=queue_name))
             undelivered = sqs.Queue(
-                self, undelivered_events, retention_period=Duration.days(14), **every_queue)
+                self, undelivered_events,
+                retention_period=Duration.days(14),
+                redrive_allow_policy=sqs.RedriveAllowPolicy(
+                    redrive_permission=sqs.RedrivePermission.DENY_ALL),  # of queues; SNS is none
+                **every_queue)
             failed = sqs.Queue(
                 self, failed_events,
                 retention_period=Duration.days(14),
