@@ -60,7 +60,6 @@ class ChangesThroughTheQueue:
         self.sent: dict[Change, float] = {}  # Unix time of the first time
         self.resent: set[Change] = set()  # again under the same deduplication id
         self.copied: set[Change] = set()  # again under another one
-        self.changes: dict[str, Change] = {}  # by message id; the first send's, and copies'
 
     def order_id(self, order: int) -> str:
         """An order of this run, which is also the message group of its changes."""
@@ -163,7 +162,10 @@ class ChangesThroughTheQueue:
                         "MessageGroupId": self.order_id(change.order),
                         "MessageDeduplicationId": deduplication,
                         "MessageAttributes": {
-                            "scenario": {"DataType": "String", "StringValue": self.run}
+                            "scenario": {
+                                "DataType": "String",
+                                "StringValue": f"{self.run} {change.order} {change.revision}",
+                            }
                         },
                     }
                     for index, (change, deduplication) in enumerate(batch)
@@ -172,9 +174,7 @@ class ChangesThroughTheQueue:
             if answer.get("Failed"):
                 raise ScenarioFailed(f"SQS refused changes: {answer['Failed']}")
             for one in answer["Successful"]:
-                change, _ = batch[int(one["Id"])]
-                self.sent.setdefault(change, time.time())
-                self.changes[one["MessageId"]] = change
+                self.sent.setdefault(batch[int(one["Id"])][0], time.time())
         self.stage.say(
             f"sent {len(mixed)} times: {len(self.sent)} changes of {ORDERS} orders interleaved,"
             f" {RESENT} of them again under the same deduplication id, {COPIES} under another;"
@@ -270,9 +270,9 @@ class ChangesThroughTheQueue:
             QueueName=self.out["FailedChangesArn"].split(":")[-1],
         )
 
-    def parked(self, expected: int) -> dict[int, list[Change]]:
-        """Order to this run's changes in FailedChanges, in the queue's order; they stay there."""
-        found: dict[str, dict[str, Any]] = {}
+    def parked(self, expected: int) -> dict[int, list[int]]:
+        """Order to its revisions in FailedChanges, in the queue's order; they stay there."""
+        found: dict[Change, str] = {}  # to the queue that it came from
 
         def all_found() -> bool:
             messages = self.receive_failed()
@@ -286,25 +286,27 @@ class ChangesThroughTheQueue:
                             VisibilityTimeout=0,
                         )
             for message in messages:
-                if message["MessageId"] in self.changes:
-                    found.setdefault(message["MessageId"], message)
+                # Not by its deduplication id: a dead-letter queue puts another in its place.
+                run, *change = message["MessageAttributes"]["scenario"]["StringValue"].split()
+                if run == self.run:
+                    source = message["Attributes"].get("DeadLetterQueueSourceArn", "nowhere")
+                    found.setdefault(Change(*map(int, change)), source)
             return len(found) >= expected
 
-        self.stage.until(f"{expected} changes in FailedChanges", all_found, seconds=60)
-        sources = {m["Attributes"].get("DeadLetterQueueSourceArn") for m in found.values()}
-        if sources != {self.out["OrderChangesArn"]}:
-            raise ScenarioFailed(f"FailedChanges holds changes from {sources}")
+        self.stage.until(f"{expected} changes in FailedChanges", all_found, seconds=300)
+        if set(found.values()) != {self.out["OrderChangesArn"]}:
+            raise ScenarioFailed(f"FailedChanges holds changes from {set(found.values())}")
         parked = defaultdict(list)
-        for message in found:
-            parked[self.changes[message].order].append(self.changes[message])
+        for order, revision in found:
+            parked[order].append(revision)
         return parked
 
     def receive_failed(self) -> list[dict[str, Any]]:
-        """Up to ten messages of FailedChanges, which come back after two minutes."""
+        """Up to ten messages of FailedChanges, which come back after half a minute."""
         return self.sqs.receive_message(
             QueueUrl=self.out["FailedChangesUrl"],
             MaxNumberOfMessages=10,
-            VisibilityTimeout=120,
+            VisibilityTimeout=30,
             WaitTimeSeconds=1,
             MessageSystemAttributeNames=["All"],
             MessageAttributeNames=["scenario"],
@@ -366,7 +368,15 @@ class ChangesThroughTheQueue:
             sent = self.sent[Change(order, one.revision)] - self.stage.began
             self.stage.say(f"  change {one.revision}, sent at {sent:.2f} s, applied", at=one.at)
 
-    def account(self, parked: dict[int, list[Change]]) -> None:
+    def waits(self, order: int, applied: list[Applied]) -> float:
+        """The longest time in seconds in which an order had a change to be applied and none was."""
+        longest = last = 0.0
+        for one in applied:
+            longest = max(longest, one.at - max(last, self.sent[Change(order, one.revision)]))
+            last = one.at
+        return longest
+
+    def account(self, parked: dict[int, list[int]]) -> None:
         """Every message that was sent ended in exactly one place, each order's in order."""
         rows, refusals = self.rows(), self.refusals()
         applied = {
@@ -390,7 +400,12 @@ class ChangesThroughTheQueue:
             first, *_, last = [entry["at"] for entry in refusals[order]]
             return not any(first < one.at < last for one in rows.get(order, []))
 
-        released = min(entries[-1]["at"] for entries in refusals.values())
+        held = min(entries[-1]["at"] - entries[0]["at"] for entries in refusals.values())
+        longest = max(self.waits(order, rows.get(order, [])) for order in good)
+        self.stage.say(
+            f"a poison change held its order for {held:.1f} s at least; the longest that another"
+            f" order stood still is {longest:.1f} s"
+        )
         parts = {
             "applied": len(applied),
             "parked": sum(map(len, parked.values())),
@@ -408,17 +423,11 @@ class ChangesThroughTheQueue:
                 for entries in refusals.values()
             ),
             "meanwhile nothing else of its order was applied": all(map(waited, POISON)),
-            f"before the first of them was given up, all {len(good)} other orders were done": all(
-                one.at < released for order in good for one in rows[order]
-            ),
+            f"none of the {len(good)} other orders stood still as long": longest < held,
             "FailedChanges holds the poison changes"
             + (", each with all behind it in order" if self.stops else " and no other"): parked
             == {
-                order: [
-                    Change(order, revision)
-                    for revision in range(1, CHANGES + 1)
-                    if revision not in self.expected(order)
-                ]
+                order: sorted(set(range(1, CHANGES + 1)) - set(self.expected(order)))
                 for order in POISON
             },
             "OrderChanges is empty": self.stage.depth(self.out["OrderChangesUrl"]) == 0,

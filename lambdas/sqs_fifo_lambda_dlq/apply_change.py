@@ -168,8 +168,7 @@ def apply(change: OrderChange, message_id: str) -> str:
     except dynamodb.exceptions.ConditionalCheckFailedException as error:
         return applied_by(change, digest, error.response.get("Item", {}))
     latest = int(before.get("revision", {"N": "0"})["N"])
-    missing = list(range(latest + 1, change.revision))
-    logger.info("Applied change", **({"missing": missing} if missing else {}))
+    logger.info("Applied change", missing=list(range(latest + 1, change.revision)))
     return message_id
 
 
