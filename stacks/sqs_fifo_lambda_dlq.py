@@ -17,8 +17,8 @@ Decisions worth knowing:
   redriven, is refused: it would undo what came later.
 - Where a change builds upon the one before (a charge and its refund), rather stop: with
   stop_at_gaps an order takes the next revision or none, so all that follow a poison change gather
-  behind it in FailedChanges, in order. Mend ApplyChange and redrive; or send a right revision,
-  delete the wrong one, and redrive the others.
+  behind it in FailedChanges, in order. Mend ApplyChange and redrive; or send a right revision
+  under another deduplication id, delete the wrong one, and redrive the others.
 - No dead-letter queue at all stops as well, until retention deletes the poison change after days,
   and order is lost with it. A long stop reaches other orders too: a FIFO queue looks for groups
   among its first 120,000 messages only. ChangesLate tells of a group that is held.
