@@ -49,6 +49,34 @@ STAGE = "prod"
 BATCHING_WINDOW_SECONDS = 1
 
 
+def _text(most: int) -> apigateway.JsonSchema:
+    return apigateway.JsonSchema(
+        type=apigateway.JsonSchemaType.STRING, pattern=f"^[A-Za-z0-9-]{{1,{most}}}$")
+
+
+# WriteOrders asks the same again: a queue has other entrances.
+ORDER = apigateway.JsonSchema(
+    schema=apigateway.JsonSchemaVersion.DRAFT4,
+    type=apigateway.JsonSchemaType.OBJECT,
+    additional_properties=False,
+    required=["order_id", "customer", "items"],
+    properties={
+        "order_id": _text(64),
+        "customer": _text(64),
+        "items": apigateway.JsonSchema(
+            type=apigateway.JsonSchemaType.ARRAY, min_items=1, max_items=20,
+            items=apigateway.JsonSchema(
+                type=apigateway.JsonSchemaType.OBJECT,
+                additional_properties=False,
+                required=["sku", "quantity"],
+                properties={
+                    "sku": _text(32),
+                    "quantity": apigateway.JsonSchema(
+                        type=apigateway.JsonSchemaType.INTEGER, minimum=1, maximum=1000),
+                })),
+    })
+
+
 class SqsWriteBuffer(Stack):
     """An API that queues orders, and writers that bring them to a table at a bounded rate.
 
@@ -145,30 +173,7 @@ class SqsWriteBuffer(Stack):
             removal_policy=on_destroy)
         api.deployment_stage.node.add_dependency(api_errors)
 
-        def text(most: int) -> apigateway.JsonSchema:
-            return apigateway.JsonSchema(
-                type=apigateway.JsonSchemaType.STRING, pattern=f"^[A-Za-z0-9-]{{1,{most}}}$")
-
-        order = api.add_model("Order", content_type="application/json", schema=apigateway.JsonSchema(
-            schema=apigateway.JsonSchemaVersion.DRAFT4,
-            type=apigateway.JsonSchemaType.OBJECT,
-            additional_properties=False,
-            required=["order_id", "customer", "items"],
-            properties={
-                "order_id": text(64),
-                "customer": text(64),
-                "items": apigateway.JsonSchema(
-                    type=apigateway.JsonSchemaType.ARRAY, min_items=1, max_items=20,
-                    items=apigateway.JsonSchema(
-                        type=apigateway.JsonSchemaType.OBJECT,
-                        additional_properties=False,
-                        required=["sku", "quantity"],
-                        properties={
-                            "sku": text(32),
-                            "quantity": apigateway.JsonSchema(
-                                type=apigateway.JsonSchemaType.INTEGER, minimum=1, maximum=1000),
-                        })),
-            }))
+        order = api.add_model("Order", content_type="application/json", schema=ORDER)
         api_role = iam.Role(
             self, "ApiRole", assumed_by=iam.ServicePrincipal("apigateway.amazonaws.com"))
         send_message = apigateway.AwsIntegration(
@@ -292,8 +297,8 @@ class SqsWriteBuffer(Stack):
             reason="Callers are services with IAM roles, not people: the method asks for SigV4."))
         Validations.of(api.deployment_stage).acknowledge(Acknowledgment(
             id="AwsSolutions-APIG3",
-            reason="Only signed requests of principals that may call this one method get past API"
-                   " Gateway, which throttles them; a web ACL costs more than the rest of the stack."))
+            reason="Nothing but a signed request of a principal with the permission gets past API"
+                   " Gateway, which throttles it; a web ACL would look at the same requests again."))
 
         if account_log_role:
             Validations.of(api).acknowledge(Acknowledgment(
@@ -301,14 +306,17 @@ class SqsWriteBuffer(Stack):
                    "AmazonAPIGatewayPushToCloudWatchLogs]",
                 reason="The role serves all APIs of the account, for which AWS wrote this policy."))
 
-        CfnOutput(self, "ApiUrl", value=api.url)
-        CfnOutput(self, "ApiAccessLogsName", value=api_access_logs.log_group_name)
-        CfnOutput(self, "BuyingArn", value=buying.role_arn)
-        CfnOutput(self, "OrdersUrl", value=orders.queue_url)
-        CfnOutput(self, "OrdersArn", value=orders.queue_arn)
-        CfnOutput(self, "FailedOrdersUrl", value=failed_orders.queue_url)
-        CfnOutput(self, "FailedOrdersArn", value=failed_orders.queue_arn)
-        CfnOutput(self, "WrittenOrdersName", value=written_orders.table_name)
-        CfnOutput(self, "WriteOrdersName", value=write_orders.function_name)
-        CfnOutput(self, "WriteOrdersLogsName", value=write_orders_logs.log_group_name)
-        CfnOutput(self, "AlertsArn", value=alerts.topic_arn)
+        for output, value in (
+            ("ApiUrl", api.url),
+            ("ApiAccessLogsName", api_access_logs.log_group_name),
+            ("BuyingArn", buying.role_arn),
+            ("OrdersUrl", orders.queue_url),
+            ("OrdersArn", orders.queue_arn),
+            ("FailedOrdersUrl", failed_orders.queue_url),
+            ("FailedOrdersArn", failed_orders.queue_arn),
+            ("WrittenOrdersName", written_orders.table_name),
+            ("WriteOrdersName", write_orders.function_name),
+            ("WriteOrdersLogsName", write_orders_logs.log_group_name),
+            ("AlertsArn", alerts.topic_arn),
+        ):
+            CfnOutput(self, output, value=value)
