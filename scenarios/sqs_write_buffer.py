@@ -7,7 +7,7 @@ import random
 import threading
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -64,14 +64,12 @@ class BurstOfPosts:
         with stage.listener(self.out["AlertsArn"]) as notices:
             self.send_poison()
             self.post_what_is_refused()
-            with self.table_throttled():
-                self.post_orders()
-                stage.until("orders that the table refused", self.left, seconds=60)
+            self.post_orders()
             stage.watch(
                 {"written": ORDERS, "parked": len(self.poison)},
                 self.count,
                 seconds=self.visibility_timeout * (self.receives + 1) + ORDERS / self.rate,
-                why=self.what_failed,
+                why=lambda: self.what_failed() or self.what_is_missing(),
             )
             self.see_alarm(notices)
         parked = self.parked()
@@ -126,7 +124,7 @@ class BurstOfPosts:
                 body = bodies[number] if bodies else json.dumps(order)
                 answer, text = self.api.post("/orders", body, caller, content_type)
                 if answer != status:
-                    raise ScenarioFailed(f"{answer} and not {status} for a post {kind}: {text}")
+                    raise ScenarioFailed(f"{answer} and not {status} for posts {kind}: {text}")
                 self.refused.append((status, order["order_id"]))
             self.stage.say(f"{status} for {len(bodies or range(5))} posts {kind}")
 
@@ -151,14 +149,30 @@ class BurstOfPosts:
         self.stage.say(f"sent {len(self.poison)} malformed messages to Orders past Api")
 
     def post_orders(self) -> None:
-        """All orders, and some of them twice, over several connections at once."""
+        """All orders and some of them twice, over several connections; at first throttled.
+
+        The table is let go as soon as it is seen to have sent orders back: what it refuses for too
+        long is parked, and how long 2,000 posts take is the machine's matter.
+        """
         numbers = [*range(ORDERS), *range(0, REPEATS * 7, 7)]
         random.Random(SEED).shuffle(numbers)
-        began = time.time()
         with ThreadPoolExecutor(AT_ONCE) as posting:
-            for _ in posting.map(self.post_order, numbers):
-                pass
-        seconds = time.time() - began
+            try:
+                with self.table_throttled():
+                    began = time.time()
+                    posts = [posting.submit(self.post_order, number) for number in numbers]
+                    self.stage.until(
+                        "orders that the table refused",
+                        lambda: self.left() or self.what_failed() or any(map(failed, posts)),
+                        seconds=60,
+                    )
+                if problem := self.what_failed():
+                    raise ScenarioFailed(problem)
+                for one in posts:
+                    one.result()
+            finally:
+                posting.shutdown(cancel_futures=True)
+        seconds = max(at for _, at in self.accepted.values()) - began
         self.stage.say(
             f"posted {len(numbers)} orders in {seconds:.1f} s, {len(numbers) / seconds:.0f} a"
             f" second, each answered with 202; {self.sent_again} of them sent again after a 429"
@@ -251,6 +265,16 @@ class BurstOfPosts:
             for entry in self.log("Orders failed")
         }
         return "WriteOrders logged: " + " | ".join(sorted(errors)[:3]) if errors else ""
+
+    def what_is_missing(self) -> str:
+        """How many accepted orders are no rows, and what the queues hold."""
+        missing = {order_id for order_id, _ in self.accepted.values()} - set(self.rows())
+        queued = self.stage.depth(self.out["OrdersUrl"])
+        parked = self.stage.depth(self.out["FailedOrdersUrl"])
+        return (
+            f"{len(missing)} orders with a 202 are no rows; Orders holds {queued} messages,"
+            f" FailedOrders {parked}, of which {len(self.poison)} may be there."
+        )
 
     def see_alarm(self, notices: str) -> None:
         """Wait for OrdersParked to be in ALARM and for its notice to reach a subscriber."""
@@ -387,6 +411,11 @@ class BurstOfPosts:
 def moment(row: dict[str, Any]) -> float:
     """The Unix time at which a row was written."""
     return datetime.fromisoformat(row["written_at"]["S"]).timestamp()
+
+
+def failed(future: Future[None]) -> bool:
+    """Whether it has ended with an exception."""
+    return future.done() and not future.cancelled() and future.exception() is not None
 
 
 def busiest_seconds(times: list[float], seconds: float) -> int:

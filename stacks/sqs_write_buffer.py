@@ -297,8 +297,8 @@ class SqsWriteBuffer(Stack):
             reason="Callers are services with IAM roles, not people: the method asks for SigV4."))
         Validations.of(api.deployment_stage).acknowledge(Acknowledgment(
             id="AwsSolutions-APIG3",
-            reason="Nothing but a signed request of a principal with the permission gets past API"
-                   " Gateway, which throttles it; a web ACL would look at the same requests again."))
+            reason="Nothing but a signed request of a principal with the permission passes; API"
+                   " Gateway throttles those, and a web ACL would look at the same requests."))
 
         if account_log_role:
             Validations.of(api).acknowledge(Acknowledgment(
