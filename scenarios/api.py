@@ -18,8 +18,8 @@ class Api:
 
     url: the stage's URL, as a stack's output has it. region: that of the signatures.
 
-    Where AWS_ENDPOINT_URL is set, as it is for the sandbox, connections go there, as to a proxy
-    (curl calls this --connect-to): the host that is said and signed is that of the URL everywhere.
+    Where AWS_ENDPOINT_URL is set, as it is for the sandbox, connections go there and the
+    certificate is that host's; the host that is said and signed is that of the URL everywhere.
     """
 
     def __init__(self, url: str, region: str) -> None:

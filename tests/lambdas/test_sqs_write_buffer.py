@@ -37,10 +37,11 @@ orders = st.fixed_dictionaries(
 
 
 class Clock:
-    """A time that passes only while somebody sleeps, and a second for each look if it must."""
+    """A time that passes only while somebody sleeps."""
 
     def __init__(self) -> None:
-        self.now, self.slept = 0.0, []
+        self.now = 0.0
+        self.slept: list[float] = []
 
     def monotonic(self) -> float:
         return self.now
