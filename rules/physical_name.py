@@ -1,5 +1,6 @@
 """A name that stands in the way of the next change."""
 
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -23,8 +24,8 @@ class PhysicalName(Rule):
         "CloudFormation makes the new resource before it removes the old one, so a change that"
         " needs replacement fails on the name, and so does a second copy of the stack in the"
         " account. Asked are names that need replacement to change, are not required, and name the"
-        " whole resource (not a part of another). A name made from AWS::StackName lets copies"
-        " live; the option `stack_name_is_enough: false` asks those too."
+        " whole resource (not a part of another). A name made from AWS::StackName or from another"
+        " resource lets copies live; the option `stack_name_is_enough: false` asks those too."
     )
     source_url = (
         "https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-properties-name.html"
@@ -40,7 +41,10 @@ class PhysicalName(Rule):
             given = one[name]
             if not name or missing(given) or given is UNKNOWN or isinstance(given, Reference):
                 continue
-            if self.config["stack_name_is_enough"] and "${AWS::Stack" in str(given):
+            everywhere = "AccountId|Region|Partition|URLSuffix"
+            if not self.config["stack_name_is_enough"]:
+                everywhere += "|StackName|StackId"
+            if "${" in re.sub(rf"\$\{{AWS::({everywhere})\}}", "", str(given)):
                 continue
             yield (
                 one.path(name),

@@ -31,6 +31,7 @@ from tests.synthesis import (
 STATEFUL = json.loads((PROJECT / "tests" / "stateful_ids.json").read_text())
 STATEFUL_TYPES = (
     "AWS::AmazonMQ::Broker",
+    "AWS::ApiGateway::RestApi",  # its id is in the URL that callers know
     "AWS::DynamoDB::GlobalTable",
     "AWS::DynamoDB::Table",
     "AWS::KMS::Key",
@@ -43,6 +44,8 @@ STATEFUL_TYPES = (
     "AWS::SecretsManager::Secret",
     "AWS::StepFunctions::StateMachine",
 )
+# Their names are their own within a role or an API.
+NAMED_WITHIN = ("AWS::IAM::Policy", "AWS::ApiGateway::Stage")
 
 
 @pytest.fixture
@@ -93,12 +96,14 @@ def names(template: dict[str, Any], stack: str) -> set[str]:
     def resolved(value: Any) -> str:
         if isinstance(value, dict) and "Fn::Join" in value:
             return value["Fn::Join"][0].join(map(resolved, value["Fn::Join"][1]))
+        if isinstance(value, dict) and value.get("Ref") in template["Resources"]:
+            return f"{stack}'s {value['Ref']}"  # a name that AWS made for this copy
         return stack if value == {"Ref": "AWS::StackName"} else str(value)
 
     found = set()
     for resource in template["Resources"].values():
         short = resource["Type"].rpartition("::")[2]
-        if resource["Type"] == "AWS::IAM::Policy":  # a name within its role
+        if resource["Type"] in NAMED_WITHIN:
             continue
         for name in ("Name", f"{short}Name", f"{short}NamePrefix", f"{short}Identifier"):
             if name in resource.get("Properties", {}):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 from collections.abc import Callable, Generator
 
 import pytest
 
 from sandbox import gaps, server
-from tests.sandbox.checks import base, fifo, firehose, messaging, mq, stepfunctions
+from tests.sandbox import checks
 from tests.sandbox.cloud import Clients, clients
 
 GAPS = {module.name for module in pkgutil.iter_modules(gaps.__path__)}
 CHECKS: dict[str, Callable[[Clients], bool]] = {
     name: check
-    for module in (base, fifo, firehose, messaging, mq, stepfunctions)
-    for name, check in vars(module).items()
+    for module in pkgutil.iter_modules(checks.__path__)
+    for name, check in vars(importlib.import_module(f"{checks.__name__}.{module.name}")).items()
     if name in GAPS
 }
 
