@@ -34,8 +34,8 @@ in the CDK
 or for all with `--ignore-checks W9702`. Options are given as `--configure-rule E9101:factor=3`.
 
 What a rule cannot know before deployment (a parameter without a default, an import, a resource of
-another stack) it does not report. A template with conditions is asked in each of its forms. SAM's own
-resource types are read after SAM's transform only.
+another stack) it does not report. A template with conditions is asked in each of its forms. SAM's
+own resource types are read after SAM's transform only.
 """
 
 
