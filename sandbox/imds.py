@@ -39,13 +39,13 @@ class Instance:
             )
 
     def answer(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str]:
-        """(HTTP status, text) of a request."""
+        """(HTTP status, text) of a request; the headers' names are in lower case."""
         if (method, path) == ("PUT", "/latest/api/token"):
-            if not headers.get("X-aws-ec2-metadata-token-ttl-seconds", "").isdigit():
+            if not headers.get("x-aws-ec2-metadata-token-ttl-seconds", "").isdigit():
                 return 400, ""
             self.tokens.add(token := secrets.token_urlsafe(32))
             return 200, token
-        if headers.get("X-aws-ec2-metadata-token") not in self.tokens:
+        if headers.get("x-aws-ec2-metadata-token") not in self.tokens:
             return 401, ""
         items = self.items | {
             "instance-id": self.id,
@@ -61,15 +61,19 @@ def served(instance: Instance) -> Generator[Instance]:
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
-            status, text = instance.answer(self.command, self.path, self.headers)
+            status, text = instance.answer(
+                self.command,
+                self.path,
+                {name.lower(): value for name, value in self.headers.items()},
+            )
             self.send_response(status)
             self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
             self.wfile.write(text.encode())
 
-        do_GET = do_PUT = _answer  # noqa: N815 (http.server's names)
+        do_GET = do_PUT = _answer
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

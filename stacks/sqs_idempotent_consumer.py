@@ -13,13 +13,13 @@ Decisions worth knowing:
 - A worker that is told to stop, by SIGTERM or by its group, gives back what it has not begun, at
   once; what a killed one held comes back after the visibility timeout. Either uses up a receive.
 - The group holds the orders that wait for each worker at backlog_per_worker, by metric math: no
-  function counts them. It never goes below one worker, since nothing divided by none is no number.
+  function counts them. It never goes below one worker: a number divided by none is no number.
 - A new worker is in service when its program runs (hook Start), and one that must go is gone when
-  its program is done (hook Drain). Both stand in the group itself: there from the first to the last.
+  its program is done (hook Drain).
 - Nobody logs in: no key, no open port, Session Manager instead. IMDSv2 only.
-- Amazon Linux 2023's Python 3.9, python3-boto3 and CloudWatch agent come from its repository, at the
-  release that its image is locked to; each deployment takes the image of the day, and a change of
-  the image or the program replaces the workers one by one.
+- Python 3.9, python3-boto3 and the CloudWatch agent are Amazon Linux 2023's, of the release that its
+  image is locked to. Each deployment takes the image of the day; a change of the image or the
+  program replaces the workers one by one.
 - Endpoints and no NAT gateway: no way out to the internet at all, and S3's gateway leads to the
   program and the repository only. Five interface endpoints in two zones are $0.10 an hour in
   us-east-1, two NAT gateways $0.09 and more for each GB (June 2026). With the worker (t4g.small)
@@ -89,9 +89,8 @@ class SqsIdempotentConsumer(Stack):
         if removal_policy not in ("destroy", "retain"):
             raise ValueError(f'removal_policy is "destroy" or "retain", not "{removal_policy}"')
         on_destroy = RemovalPolicy[removal_policy.upper()]
-        workers_name = f"{Aws.STACK_NAME}-Workers"
+        orders_name, workers_name = f"{Aws.STACK_NAME}-Orders", f"{Aws.STACK_NAME}-Workers"
 
-        orders_name = f"{Aws.STACK_NAME}-Orders"
         orders_by_name = sqs.Queue.from_queue_arn(
             self, "OrdersByName", self.format_arn(service="sqs", resource=orders_name))
         failed_orders = sqs.Queue(
@@ -159,11 +158,30 @@ class SqsIdempotentConsumer(Stack):
             self, "WorkerLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=on_destroy)
         worker_role = iam.Role(
             self, "WorkerRole", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"))
+        user_data = ec2.UserData.for_linux()
+        user_data.add_commands(
+            "set -euo pipefail",
+            "cat >/etc/fulfil-orders.env <<'END'",
+            *(f"{name}={value}" for name, value in (
+                ("AWS_DEFAULT_REGION", Aws.REGION),
+                ("ORDERS_URL", orders.queue_url),
+                ("FULFILLED_ORDERS", fulfilled_orders.table_name),
+                ("VISIBILITY_TIMEOUT", visibility_timeout_seconds),
+                ("ORDERS_AT_ONCE", orders_at_once),
+                ("GROUP_NAME", workers_name),
+                ("HOOK_NAME", "Drain"),
+                ("LOG_GROUP", worker_logs.log_group_name))),
+            "END",
+            "set -a; . /etc/fulfil-orders.env; set +a",
+            f"aws s3 cp {program.s3_object_url} /root/worker.zip",
+            "python3 -m zipfile -e /root/worker.zip /opt/fulfil-orders",
+            "bash /opt/fulfil-orders/install.sh")
         template = ec2.LaunchTemplate(
             self, "WorkerTemplate",
             machine_image=ec2.MachineImage.latest_amazon_linux2023(
                 cpu_type=ec2.AmazonLinuxCpuType.ARM_64),
             instance_type=ec2.InstanceType(f"t4g.{instance_size}"),
+            user_data=user_data,
             role=worker_role,
             security_group=worker_access,
             require_imdsv2=True,
@@ -173,26 +191,6 @@ class SqsIdempotentConsumer(Stack):
                 device_name="/dev/xvda",
                 volume=ec2.BlockDeviceVolume.ebs(
                     8, encrypted=True, volume_type=ec2.EbsDeviceVolumeType.GP3))])
-        settings = {
-            "AWS_DEFAULT_REGION": Aws.REGION,
-            "ORDERS_URL": orders.queue_url,
-            "FULFILLED_ORDERS": fulfilled_orders.table_name,
-            "VISIBILITY_TIMEOUT": visibility_timeout_seconds,
-            "ORDERS_AT_ONCE": orders_at_once,
-            "GROUP_NAME": workers_name,
-            "HOOK_NAME": "Drain",
-            "LOG_GROUP": worker_logs.log_group_name,
-        }
-        assert template.user_data
-        template.user_data.add_commands(
-            "set -euo pipefail",
-            "cat >/etc/fulfil-orders.env <<'END'",
-            *(f"{name}={value}" for name, value in settings.items()),
-            "END",
-            "set -a; . /etc/fulfil-orders.env; set +a",
-            f"aws s3 cp {program.s3_object_url} /root/worker.zip",
-            "python3 -m zipfile -e /root/worker.zip /opt/fulfil-orders",
-            "bash /opt/fulfil-orders/install.sh")
         workers = autoscaling.AutoScalingGroup(
             self, "Workers",
             auto_scaling_group_name=workers_name,
@@ -205,7 +203,8 @@ class SqsIdempotentConsumer(Stack):
             update_policy=autoscaling.UpdatePolicy.rolling_update(
                 min_instances_in_service=min_workers, max_batch_size=1,
                 pause_time=Duration.minutes(5)))
-        # The L2's hooks are resources of their own: made after the first worker, gone before the last.
+        # The L2's hooks are resources of their own: there after the first worker, gone before
+        # the last.
         group = workers.node.default_child
         assert isinstance(group, autoscaling.CfnAutoScalingGroup)
         group.lifecycle_hook_specification_list = [
@@ -225,12 +224,10 @@ class SqsIdempotentConsumer(Stack):
         if alert_email:
             alerts.add_subscription(subscriptions.EmailSubscription(alert_email))
 
-        repository_arn = self.format_arn(
-            service="s3", region="", account="", resource=f"al2023-repos-{Aws.REGION}-de612dc2",
-            resource_name="*")
         s3.add_to_policy(iam.PolicyStatement(
             actions=["s3:GetObject"], principals=[iam.AnyPrincipal()],
-            resources=[program_arn, repository_arn]))
+            resources=[program_arn,  # and Amazon Linux's repository in this Region
+                       f"arn:{Aws.PARTITION}:s3:::al2023-repos-{Aws.REGION}-de612dc2/*"]))
         group_arn = self.format_arn(
             service="autoscaling", resource="autoScalingGroup:*:autoScalingGroupName",
             resource_name=workers_name)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import time
-import urllib.error
-import urllib.request
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 from messages import report
 
+METADATA = "http://169.254.169.254"
 TOKEN_SECONDS = 21600
 
 
@@ -23,11 +24,9 @@ class Instance:
     """
 
     def __init__(self, *, every: float) -> None:
-        default = "http://169.254.169.254"
-        self.address = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", default).rstrip("/")
-        self.every, self.asked, self.told, self.token = every, 0.0, "", ""
-        # A proxy for the internet is none for a link-local address.
-        self.open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+        address = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", METADATA)
+        self.host = urlsplit(address).netloc
+        self.every, self.asked, self.told, self.token = every, float("-inf"), "", ""
 
     def leaving(self) -> bool:
         """Whether Auto Scaling is about to terminate this instance."""
@@ -35,9 +34,6 @@ class Instance:
             self.asked = time.monotonic()
             try:
                 self.told = self._get("autoscaling/target-lifecycle-state")
-            except urllib.error.HTTPError as error:
-                if error.code != 404:  # 404: in no Auto Scaling group
-                    report(state="no metadata", reason=str(error))
             except OSError as error:
                 report(state="no metadata", reason=str(error))
         return self.told == "Terminated"
@@ -54,22 +50,23 @@ class Instance:
         report(state="let go", instance=instance)
 
     def _get(self, item: str) -> str:
-        """One metadata item; a token that is missing or has expired is got anew."""
-        for fresh in (False, True):
-            if fresh or not self.token:
-                self.token = self._ask(
-                    "PUT", "api/token", "X-aws-ec2-metadata-token-ttl-seconds", str(TOKEN_SECONDS)
-                )
-            try:
-                return self._ask("GET", f"meta-data/{item}", "X-aws-ec2-metadata-token", self.token)
-            except urllib.error.HTTPError as error:
-                if error.code != 401 or fresh:
-                    raise
-        raise AssertionError("not reached")
+        """One item of metadata, "" if there is none of that name; OSError if nobody answers."""
+        path = f"meta-data/{item}"
+        status, text = self._ask("GET", path, "X-aws-ec2-metadata-token", self.token)
+        if status == 401:  # no token yet, or it has expired
+            lifetime = "X-aws-ec2-metadata-token-ttl-seconds"
+            _, self.token = self._ask("PUT", "api/token", lifetime, str(TOKEN_SECONDS))
+            status, text = self._ask("GET", path, "X-aws-ec2-metadata-token", self.token)
+        if status not in (200, 404):
+            raise OSError(f"the metadata service answers {status}")
+        return text if status == 200 else ""
 
-    def _ask(self, method: str, path: str, header: str, value: str) -> str:
-        request = urllib.request.Request(
-            f"{self.address}/latest/{path}", method=method, headers={header: value}
-        )
-        with self.open(request, timeout=2) as answer:
-            return answer.read().decode()
+    def _ask(self, method: str, path: str, header: str, value: str) -> tuple[int, str]:
+        """(HTTP status, text); by no proxy, for the address is a link-local one."""
+        connection = HTTPConnection(self.host, timeout=2)
+        try:
+            connection.request(method, f"/latest/{path}", headers={header: value})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()

@@ -1,4 +1,4 @@
-"""The messages that a worker holds: received, kept from others while it works, settled or given back.
+"""The messages that a worker holds: received, kept from others, settled or given back.
 
 Needs Python 3.9 or newer, Amazon Linux 2023's own, and boto3 1.28 or newer.
 """
@@ -46,7 +46,11 @@ class Hand:
         self, sqs: Any, url: str, *, visibility_timeout: int, heartbeat: float, longest: float
     ) -> None:
         self.sqs, self.url = sqs, url
-        self.visibility_timeout, self.heartbeat, self.longest = visibility_timeout, heartbeat, longest
+        self.visibility_timeout, self.heartbeat, self.longest = (
+            visibility_timeout,
+            heartbeat,
+            longest,
+        )
         self.held: dict[str, Message] = {}  # by receipt handle
         self.lock, self.extended = threading.Lock(), time.monotonic()
 
@@ -80,7 +84,7 @@ class Hand:
             message.begun = message.receipt in self.held
         return message.begun
 
-    def done(self, message: Message) -> None:
+    def delete(self, message: Message) -> None:
         """Delete the message: what it asked for is committed."""
         self.sqs.delete_message(QueueUrl=self.url, ReceiptHandle=message.receipt)
         self.forget(message)
@@ -108,7 +112,9 @@ class Hand:
         for stuck in (one for one in held if now - one.taken > self.longest):
             report(state="stuck", message_id=stuck.id, seconds=round(now - stuck.taken))
             self.forget(stuck)
-        self._hide([one for one in held if now - one.taken <= self.longest], self.visibility_timeout)
+        self._hide(
+            [one for one in held if now - one.taken <= self.longest], self.visibility_timeout
+        )
 
     def give_back(self) -> list[str]:
         """Let others have what is not begun, at once; the messages' ids."""

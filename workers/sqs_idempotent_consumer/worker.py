@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import boto3
 from botocore.config import Config
@@ -106,21 +107,23 @@ class Worker:
             known["order_id"] = order["order_id"]
             pack(order)
             by = commit(self.dynamodb, self.settings.table, order, message.id)
-            report(outcome="fulfilled" if by == message.id else "duplicate", by=by, **known)
-            self.hand.done(message)
         except (MalformedOrder, ConflictingOrder) as error:
             report(outcome="rejected", reason=str(error), **known)
-            self.settle(message)
+            self.settle(self.hand.reject, message)
         except Exception as error:
             report(outcome="failed", reason=f"{type(error).__name__}: {error}"[:300], **known)
             self.hand.forget(message)
+        else:
+            report(outcome="fulfilled" if by == message.id else "duplicate", by=by, **known)
+            self.settle(self.hand.delete, message)
 
-    def settle(self, message: Message) -> None:
-        """Give a hopeless message back; if that fails, it comes back by itself."""
+    def settle(self, how: Callable[[Message], None], message: Message) -> None:
+        """Delete or give back a message; if SQS refuses, it comes back by itself."""
         try:
-            self.hand.reject(message)
+            how(message)
         except Exception as error:
-            report(state="not given back", message_id=message.id, reason=str(error)[:200])
+            self.hand.forget(message)
+            report(state="not settled", message_id=message.id, reason=str(error)[:300])
 
 
 def settings() -> argparse.Namespace:
