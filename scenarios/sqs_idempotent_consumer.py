@@ -520,10 +520,10 @@ class OrdersToWorkers:
         told = stage.until("the alarm's notice", notice, seconds=60)
         stage.say(f"a subscriber of Alerts was told: “{told['AlarmDescription']}”")
 
-    def receive_failed(self) -> list[dict[str, Any]]:
-        """Up to ten messages of FailedOrders, which come back after half a minute."""
+    def receive(self, queue: str) -> list[dict[str, Any]]:
+        """Up to ten messages of a queue, which come back after half a minute."""
         return self.sqs.receive_message(
-            QueueUrl=self.out["FailedOrdersUrl"],
+            QueueUrl=self.out[queue],
             MaxNumberOfMessages=10,
             VisibilityTimeout=30,
             WaitTimeSeconds=1,
@@ -535,29 +535,36 @@ class OrdersToWorkers:
         found: set[str] = set()
 
         def all_found() -> bool:
-            found.update(one["MessageId"] for one in self.receive_failed())
+            found.update(one["MessageId"] for one in self.receive("FailedOrdersUrl"))
             return len(found & set(self.kinds)) >= MALFORMED
 
         self.stage.until(f"{MALFORMED} orders in FailedOrders", all_found, seconds=60)
         return found & set(self.kinds)
 
     def clear_earlier_runs(self) -> None:
-        """Take what earlier runs parked out of FailedOrders, and wait until its alarm rests.
+        """Take what earlier runs left out of both queues, and wait until the alarm rests.
 
-        Messages that no scenario sent stay, and then the alarm cannot fire anew: ScenarioFailed.
+        Messages that no scenario sent stay, and then nothing could be accounted for: ScenarioFailed.
         """
-        before = self.stage.depth(self.out["FailedOrdersUrl"])
-        while before and (messages := self.receive_failed()):
-            for message in messages:
-                if "scenario" not in message.get("MessageAttributes", {}):
-                    raise ScenarioFailed(
-                        "FailedOrders holds messages that no scenario sent: try another stack"
+        removed = 0
+        for queue in ("OrdersUrl", "FailedOrdersUrl"):
+
+            def emptied(queue: str = queue) -> bool:
+                nonlocal removed
+                for message in self.receive(queue) if self.stage.depth(self.out[queue]) else []:
+                    if "scenario" not in message.get("MessageAttributes", {}):
+                        raise ScenarioFailed(
+                            f"{queue[:-3]} holds messages that no scenario sent: try another stack"
+                        )
+                    self.sqs.delete_message(
+                        QueueUrl=self.out[queue], ReceiptHandle=message["ReceiptHandle"]
                     )
-                self.sqs.delete_message(
-                    QueueUrl=self.out["FailedOrdersUrl"], ReceiptHandle=message["ReceiptHandle"]
-                )
-        if before:
-            self.stage.say(f"removed {before} orders that an earlier run had parked")
+                    removed += 1
+                return self.stage.depth(self.out[queue]) == 0
+
+            self.stage.until(f"{queue[:-3]} empty", emptied, seconds=900)
+        if removed:
+            self.stage.say(f"removed {removed} orders of earlier runs")
         self.stage.until("OrdersParked at rest", lambda: self.alarm() != "ALARM", seconds=300)
 
     # ---- the end

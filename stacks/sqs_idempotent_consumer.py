@@ -17,8 +17,8 @@ Decisions worth knowing:
 - A new worker is in service when its program runs (hook Start), and one that must go is gone when
   its program is done (hook Drain).
 - Nobody logs in: no key, no open port, Session Manager instead. IMDSv2 only.
-- Python 3.9, python3-boto3 and the CloudWatch agent are Amazon Linux 2023's, of the release that its
-  image is locked to. Each deployment takes the image of the day; a change of the image or the
+- Python 3.9, python3-boto3 and the CloudWatch agent are Amazon Linux 2023's, of the release that
+  its image is locked to. Each deployment takes the image of the day; a change of the image or the
   program replaces the workers one by one.
 - Endpoints and no NAT gateway: no way out to the internet at all, and S3's gateway leads to the
   program and the repository only. Five interface endpoints in two zones are $0.10 an hour in
