@@ -46,6 +46,8 @@ class Processes:
     lifecycle state from a stand-in for the metadata service of an instance of its own.
     """
 
+    ways = ("killed (SIGKILL)", "stopped (SIGTERM)")
+
     def __init__(self, stage: Stage) -> None:
         self.stage, self.reported = stage, []
         self.running: dict[str, subprocess.Popen[str]] = {}
@@ -145,6 +147,7 @@ class Processes:
                 # The worker's own clock does not run faster with SQS's.
                 "HEARTBEAT": str(timeout / 3 / self.stage.clock),
                 "ASK_EVERY": "0.5",
+                "LINGER": "0",  # nobody ships its reports
             },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -176,6 +179,11 @@ class Processes:
         """What Auto Scaling does first: the instance is told in its metadata."""
         self.instances[name].lifecycle_state = "Terminated"
 
+    def gone(self, name: str) -> bool:
+        """Whether the worker has let its instance go and ended."""
+        said = any(one["worker"] == name and one.get("state") == "let go" for one in self.reported)
+        return said and self.running[name].poll() == 0
+
     def trouble(self) -> str:
         """Workers that ended by themselves."""
         codes = {name: process.poll() for name, process in self.running.items()}
@@ -199,6 +207,8 @@ class Processes:
 class Instances:
     """The workers as instances of the group, seen by what they log."""
 
+    ways = ("cut off", "terminated by its group")
+
     def __init__(self, stage: Stage) -> None:
         self.stage, self.group = stage, stage.outputs["WorkersName"]
         self.autoscaling, self.seen = stage.client("autoscaling"), {}
@@ -206,9 +216,7 @@ class Instances:
     @contextmanager
     def started(self) -> Generator[list[str]]:
         """Three instances in service; afterwards the group gets back the size that it had."""
-        (before,) = self.autoscaling.describe_auto_scaling_groups(
-            AutoScalingGroupNames=[self.group]
-        )["AutoScalingGroups"]
+        before = self._group()
         if before["MaxSize"] < WORKERS:
             raise ScenarioCannotRun(f"the group has at most {before['MaxSize']} workers, not three")
         self._size(max(WORKERS, before["DesiredCapacity"]))
@@ -216,6 +224,12 @@ class Instances:
             yield self.stage.until("three workers in service", self._in_service, seconds=900)
         finally:
             self._size(before["DesiredCapacity"])
+
+    def _group(self) -> dict[str, Any]:
+        (group,) = self.autoscaling.describe_auto_scaling_groups(
+            AutoScalingGroupNames=[self.group]
+        )["AutoScalingGroups"]
+        return group
 
     def _size(self, desired: int) -> None:
         self.autoscaling.set_desired_capacity(
@@ -260,6 +274,10 @@ class Instances:
         )
 
     terminate = stop
+
+    def gone(self, name: str) -> bool:
+        """Whether the group has it no more: its worker let it go, or the hook's time was over."""
+        return name not in [one["InstanceId"] for one in self._group()["Instances"]]
 
     def trouble(self) -> str:
         """What Auto Scaling says of the group."""
@@ -383,9 +401,10 @@ class OrdersToWorkers:
 
     def end_two(self) -> None:
         """Kill one worker and stop another, each with orders in hand, while others wait."""
+        killed, stopped = self.fleet.ways
         for worker, end, how, done in (
-            (self.killed, self.fleet.kill, "killed (SIGKILL)", 100),
-            (self.stopped, self.fleet.stop, "stopped (SIGTERM)", 250),
+            (self.killed, self.fleet.kill, killed, 100),
+            (self.stopped, self.fleet.stop, stopped, 250),
         ):
             self.stage.until(
                 f"{done} orders done and {ENOUGH} in the hands of {worker}",
@@ -409,8 +428,8 @@ class OrdersToWorkers:
         self.fleet.terminate(self.last)
         self.stage.until(
             f"{self.last} let go by its worker",
-            lambda: self.said(self.last, "let go") or self.said(self.last, "not let go"),
-            seconds=120,
+            lambda: self.fleet.gone(self.last) or self.said(self.last, "not let go"),
+            seconds=300,  # less than the hook has
         )
         for report in self.said(self.last, "not let go"):
             raise ScenarioFailed(f"the lifecycle action was not completed: {report['reason']}")
@@ -544,7 +563,7 @@ class OrdersToWorkers:
     def clear_earlier_runs(self) -> None:
         """Take what earlier runs left out of both queues, and wait until the alarm rests.
 
-        Messages that no scenario sent stay, and then nothing could be accounted for: ScenarioFailed.
+        Messages that no scenario sent stay, and then nothing adds up: ScenarioFailed.
         """
         removed = 0
         for queue in ("OrdersUrl", "FailedOrdersUrl"):

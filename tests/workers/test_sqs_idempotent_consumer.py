@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Generator
@@ -308,7 +309,10 @@ def shop(queue: SimpleNamespace) -> Generator[SimpleNamespace]:
 def work(
     shop: SimpleNamespace, until: Callable[[list[dict[str, Any]]], bool]
 ) -> list[dict[str, Any]]:
-    """What a worker reports until SIGTERM, which it gets when it has reported enough, and after."""
+    """What a worker reports until SIGTERM, which it gets when it has reported enough, and after.
+
+    One that never does is killed, and the test fails.
+    """
     process = subprocess.Popen(
         [sys.executable, "-B", PROGRAMS / "worker.py"],
         env=shop.environment,
@@ -316,6 +320,8 @@ def work(
         text=True,
     )
     reports: list[dict[str, Any]] = []
+    too_late = threading.Timer(45, process.kill)
+    too_late.start()
     try:
         for line in process.stdout or ():
             reports.append(json.loads(line))
@@ -325,6 +331,7 @@ def work(
         reports += [json.loads(line) for line in process.stdout or ()]
         assert process.wait(timeout=20) == 0
     finally:
+        too_late.cancel()
         process.kill()
         process.wait()
     return reports

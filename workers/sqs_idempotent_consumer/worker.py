@@ -79,7 +79,11 @@ class Worker:
         return 0 if self.why else 1
 
     def leave(self, instance: Instance) -> None:
-        """Let Auto Scaling terminate the instance; without our word it does when the hook ends."""
+        """Let Auto Scaling terminate the instance; without our word it does when the hook ends.
+
+        Not before the CloudWatch agent has shipped the last reports, which it does every 5 s.
+        """
+        time.sleep(self.settings.linger)
         try:
             autoscaling = boto3.client("autoscaling")
             instance.let_go(autoscaling, self.settings.group, self.settings.hook)
@@ -139,6 +143,7 @@ def settings() -> argparse.Namespace:
         ("--group", "GROUP_NAME", str, "Auto Scaling group that this instance is in", ""),
         ("--hook", "HOOK_NAME", str, "its lifecycle hook on termination", "Drain"),
         ("--ask-every", "ASK_EVERY", float, "seconds between questions to the instance", "5"),
+        ("--linger", "LINGER", float, "seconds for the last reports to be shipped", "10"),
     ):
         value = os.environ.get(variable, default)
         parser.add_argument(
