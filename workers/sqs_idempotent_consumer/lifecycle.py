@@ -1,0 +1,72 @@
+"""How an instance learns that Auto Scaling wants it gone, and says that it may go.
+
+Needs Python 3.9 or newer, Amazon Linux 2023's own, and boto3.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+from messages import report
+
+METADATA = "http://169.254.169.254"
+TOKEN_SECONDS = 21600
+
+
+class Instance:
+    """The instance that this program runs on, by its metadata service (IMDSv2).
+
+    every: seconds between two questions. The service's address can be set as for the AWS SDKs.
+    """
+
+    def __init__(self, *, every: float) -> None:
+        address = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", METADATA)
+        self.host = urlsplit(address).netloc
+        self.every, self.asked, self.told, self.token = every, float("-inf"), "", ""
+
+    def leaving(self) -> bool:
+        """Whether Auto Scaling is about to terminate this instance."""
+        if time.monotonic() - self.asked >= self.every:
+            self.asked = time.monotonic()
+            try:
+                self.told = self._get("autoscaling/target-lifecycle-state")
+            except OSError as error:
+                report(state="no metadata", reason=str(error))
+        return self.told == "Terminated"
+
+    def let_go(self, autoscaling: Any, group: str, hook: str) -> None:
+        """Complete the lifecycle action that waits for us."""
+        instance = self._get("instance-id")
+        autoscaling.complete_lifecycle_action(
+            AutoScalingGroupName=group,
+            LifecycleHookName=hook,
+            InstanceId=instance,
+            LifecycleActionResult="CONTINUE",
+        )
+        report(state="let go", instance=instance)
+
+    def _get(self, item: str) -> str:
+        """One item of metadata, "" if there is none of that name; OSError if nobody answers."""
+        path = f"meta-data/{item}"
+        status, text = self._ask("GET", path, "X-aws-ec2-metadata-token", self.token)
+        if status == 401:  # no token yet, or it has expired
+            lifetime = "X-aws-ec2-metadata-token-ttl-seconds"
+            _, self.token = self._ask("PUT", "api/token", lifetime, str(TOKEN_SECONDS))
+            status, text = self._ask("GET", path, "X-aws-ec2-metadata-token", self.token)
+        if status not in (200, 404):
+            raise OSError(f"the metadata service answers {status}")
+        return text if status == 200 else ""
+
+    def _ask(self, method: str, path: str, header: str, value: str) -> tuple[int, str]:
+        """(HTTP status, text); by no proxy, for the address is a link-local one."""
+        connection = HTTPConnection(self.host, timeout=2)
+        try:
+            connection.request(method, f"/latest/{path}", headers={header: value})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
