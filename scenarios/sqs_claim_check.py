@@ -9,7 +9,8 @@ import random
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,10 +70,11 @@ class ClaimsAtTheCounter:
         self.clear_earlier_runs()
         try:
             with stage.listener(self.out["AlertsArn"]) as notices:
-                self.send_good()
-                self.watch("fulfilled", "objects deleted")
-                self.send_duplicates()
-                self.send_poison()
+                with self.as_buying():
+                    self.send_good()
+                    self.send_poison()
+                    self.watch("fulfilled", "objects deleted")
+                    self.send_duplicates()
                 self.watch("fulfilled", "objects deleted", "dropped", "poison receives", "parked")
                 self.see_alarm(notices)
             parked = self.parked()
@@ -105,6 +107,14 @@ class ClaimsAtTheCounter:
         self.plain = Sender(self.out["OrdersUrl"], self.bucket, compress=False, **self.buying)
         self.always = Sender(self.out["OrdersUrl"], self.bucket, threshold=0, **self.buying)
 
+    @contextmanager
+    def as_buying(self) -> Generator[None]:
+        """What AWS refuses in the block fails the scenario with what AWS said."""
+        try:
+            yield
+        except ClientError as error:
+            raise ScenarioFailed(f"Buying could not send an order: {error}") from None
+
     # ---- what is sent
 
     def text(self, order_id: str, wanted: int) -> str:
@@ -133,7 +143,7 @@ class ClaimsAtTheCounter:
             ("1 MiB to the byte", limit, self.sender),
             ("a byte more", limit + 1, self.sender),
             ("5 MB", 5_000_000, self.sender),
-            ("5 MB, not compressed", 5_000_000, self.plain),
+            ("2 MB, not compressed", 2_000_000, self.plain),
         ):
             text = self.text(f"{self.run}-{name}", wanted)
             self.note(name, "fulfilled", text, sender.send(text, self.attributes))

@@ -71,7 +71,7 @@ class SqsClaimCheck(Stack):
 
     def __init__(self, scope: Construct, construct_id: str, *,
                  largest_order_mib: int = 8, keep_days: int = 30, max_receive_count: int = 5,
-                 timeout_seconds: int = 10, max_concurrency: int = 5,
+                 timeout_seconds: int = 15, max_concurrency: int = 5,
                  alert_email: str | None = None, removal_policy: str = "destroy",
                  **kwargs: Any) -> None:
         super().__init__(scope, construct_id, **kwargs)

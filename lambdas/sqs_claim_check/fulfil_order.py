@@ -23,6 +23,9 @@ from aws_lambda_powertools.utilities.idempotency import (
     IdempotencyConfig,
     idempotent_function,
 )
+from aws_lambda_powertools.utilities.idempotency.exceptions import (
+    IdempotencyAlreadyInProgressError,
+)
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
@@ -258,6 +261,9 @@ def fulfil_record(record: SQSRecord) -> None:
             logger.info("Dropped duplicate order", fulfilled_by=fulfilled_by)
     except RejectedOrder as error:
         logger.warning("Rejected order", reason=str(error))
+        raise
+    except IdempotencyAlreadyInProgressError:
+        logger.info("Claim is in work elsewhere")  # come back and see what became of it
         raise
     except Exception:
         logger.exception("Order failed")

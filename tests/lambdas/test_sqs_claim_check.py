@@ -18,6 +18,9 @@ from typing import Any
 
 import boto3
 import pytest
+from aws_lambda_powertools.utilities.idempotency.exceptions import (
+    IdempotencyAlreadyInProgressError,
+)
 from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -325,6 +328,24 @@ def test_a_crash_before_the_claim_was_noted_costs_nothing(deployed: SimpleNamesp
     handle(deployed, order("a"))  # the row is there, the note and the deletion are not
     assert handle(deployed, claim) == []
     assert objects(deployed) == set()
+    assert rows(deployed) == {"a": ("message-0", 2)}
+
+
+def test_a_claim_in_work_elsewhere_comes_back_and_keeps_its_object(
+    deployed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, write_row = deployed.store(order("a")), deployed.module.write_row
+    seen: list[set[str]] = []
+
+    def meanwhile(text: bytes, message_id: str) -> str:
+        with pytest.raises(IdempotencyAlreadyInProgressError):
+            deployed.module.fulfil(claim.body(), values(claim), "another")
+        seen.append(objects(deployed))
+        return write_row(text, message_id)
+
+    monkeypatch.setattr(deployed.module, "write_row", meanwhile)
+    assert handle(deployed, claim) == []
+    assert seen == [{claim.key}] and objects(deployed) == set()
     assert rows(deployed) == {"a": ("message-0", 2)}
 
 
