@@ -20,6 +20,7 @@ from scenarios.stage import ScenarioFailed, Stage
 from workers.sqs_claim_check.sender import LIMIT, SIZE, Claim, Sender, Sent, size
 
 SEED = 7
+IN_WORK = "its claim is in work"
 BOMB = 64 * 1024 * 1024  # bytes that a claim does not announce
 
 
@@ -72,9 +73,9 @@ class ClaimsAtTheCounter:
             with stage.listener(self.out["AlertsArn"]) as notices:
                 with self.as_buying():
                     self.send_good()
-                    self.send_poison()
                     self.watch("fulfilled", "objects deleted")
                     self.send_duplicates()
+                    self.send_poison()
                 self.watch("fulfilled", "objects deleted", "dropped", "poison receives", "parked")
                 self.see_alarm(notices)
             parked = self.parked()
@@ -261,7 +262,7 @@ class ClaimsAtTheCounter:
             "fulfilled": len(self.rows()),
             "objects deleted": len(self.redeemed() - self.objects()),
             "dropped": len(self.log("Dropped duplicate order")),
-            "poison receives": len(self.log("Rejected order")),
+            "poison receives": sum(map(len, self.poison_receives().values())),
             "parked": self.stage.depth(self.out["FailedOrdersUrl"]),
         }
 
@@ -376,11 +377,17 @@ class ClaimsAtTheCounter:
             self.stage.say(f"removed {before} orders that an earlier run had parked")
         self.stage.until("OrdersParked at rest", lambda: self.alarm() != "ALARM", seconds=300)
 
-    def rejections(self) -> dict[str, dict[int, dict[str, Any]]]:
-        """Message id to receive number to log entry, for every rejected message."""
-        found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    def poison_receives(self) -> dict[str, dict[int, str]]:
+        """Message id to receive number to what FulfilOrder said of that receive.
+
+        On a busy machine a message may come back while its claim is still in work: it says so.
+        """
+        found: dict[str, dict[int, str]] = defaultdict(dict)
         for entry in self.log("Rejected order"):
-            found[entry["message_id"]][entry["receive_count"]] = entry
+            found[entry["message_id"]][entry["receive_count"]] = entry["reason"]
+        for entry in self.log("Claim is in work elsewhere"):
+            if entry["message_id"] in self.messages("parked"):
+                found[entry["message_id"]].setdefault(entry["receive_count"], IN_WORK)
         return found
 
     def follow(self, parked: dict[str, dict[str, Any]]) -> None:
@@ -402,15 +409,19 @@ class ClaimsAtTheCounter:
         tampered = of["tampered object"]
         say("the tampered order:", style="bold")
         say(f"  sent as message {tampered.sent.message_id}", at=tampered.at)
-        rejections = self.rejections()
-        for receive, entry in sorted(rejections[tampered.sent.message_id].items()):
-            say(f"  receive {receive} rejected: {entry['reason']}", at=entry["at"])
+        for entry in self.log("Rejected order"):
+            if entry["message_id"] == tampered.sent.message_id:
+                receive = f"receive {entry['receive_count']}"
+                say(f"  {receive} rejected: {entry['reason']}", at=entry["at"])
         source = parked[tampered.sent.message_id]["Attributes"]["DeadLetterQueueSourceArn"]
         say(f"  found in FailedOrders, come from {source.split(':')[-1]}")
         say("all that is in FailedOrders, and why:", style="bold")
         for order in self.expected("parked"):
-            told = {entry["reason"] for entry in rejections[order.sent.message_id].values()}
-            say(f"  {order.name}: {' | '.join(sorted(told))}")
+            say(f"  {order.name}: {' | '.join(sorted(self.told(order)))}")
+
+    def told(self, order: Order) -> set[str]:
+        """The reasons that FulfilOrder gave for rejecting an order."""
+        return set(self.poison_receives()[order.sent.message_id].values()) - {IN_WORK}
 
     def in_words(self, order: Order) -> str:
         """How large an order, its message and its object are."""
@@ -421,7 +432,7 @@ class ClaimsAtTheCounter:
 
     def account(self, parked: dict[str, dict[str, Any]]) -> None:
         """Every message that was sent ended in exactly one place, and every order once."""
-        rows, rejections, objects = self.rows(), self.rejections(), self.objects()
+        rows, objects, receives = self.rows(), self.objects(), self.poison_receives()
         by_message = {row["message_id"]["S"] for row in rows.values()}
         dropped = {entry["message_id"] for entry in self.log("Dropped duplicate order")}
         good, bad = self.expected("fulfilled"), self.expected("parked")
@@ -442,12 +453,12 @@ class ClaimsAtTheCounter:
                 set(parked) == self.messages("parked")
                 and all(self.as_sent(parked[one.sent.message_id], one) for one in bad)
             ),
-            f"each was received exactly {self.receives} times, and its reason logged": all(
-                set(rejections[one.sent.message_id]) == set(range(1, self.receives + 1))
-                and all(
-                    entry["reason"].startswith(one.reason)
-                    for entry in rejections[one.sent.message_id].values()
-                )
+            f"each was received exactly {self.receives} times": all(
+                set(receives[one.sent.message_id]) == set(range(1, self.receives + 1))
+                for one in bad
+            ),
+            "each has one reason, and the right one": all(
+                [reason[: len(one.reason)] for reason in self.told(one)] == [one.reason]
                 for one in bad
             ),
             "objects of fulfilled orders are gone, those of parked ones stay": (
