@@ -3,11 +3,11 @@
 Seen in MiniStack 1.5.33: StartMessageMoveTask, ListMessageMoveTasks and CancelMessageMoveTask are
 "not valid for this endpoint". Here, as on AWS, a task moves what waited in the dead-letter queue
 when it started, oldest first, no faster than asked, to each message's own source or to the
-destination given; one task at a time for each queue; a moved message is a new one, with a new id. The caller
-needs what AWS's guide lists: on the dead-letter queue the action itself and ReceiveMessage,
-DeleteMessage and GetQueueAttributes, on the destination SendMessage. Without the former the call is
-refused here, without the latter the task fails: the guide says "can fail" of both, and nothing of
-messages that arrive while a task runs.
+destination given; one task at a time for each queue; a moved message is a new one, with a new id.
+The caller needs what AWS's guide lists: on the dead-letter queue the action itself and
+ReceiveMessage, DeleteMessage and GetQueueAttributes, on the destination SendMessage. Without the
+former the call is refused here, without the latter the task fails: the guide says "can fail" of
+both, and nothing of messages that arrive while a task runs.
 
 A task keeps the wall clock's time, not the faster one of sqs_clock: its velocity limit protects
 consumers, which are no faster here.
