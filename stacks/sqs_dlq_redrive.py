@@ -63,11 +63,13 @@ POWERTOOLS = "/aws/service/powertools/python/arm64/python3.14/3.37.0"
 # The newest redrive of the queue, in a state that has just listed it.
 NEWEST = ("($count($states.result.Results) > 0 ? $states.result.Results[0]"
           " : {'Status': 'NONE', 'StartedTimestamp': 0})")
-# How long until the next look: a quarter of the time that is left, 2 to 60 s. At 60 s, 36 hours fit
-# into the 25,000 events of an execution's history.
-PAUSE = (f"($left := {NEWEST}.(ApproximateNumberOfMessagesToMove"
-         " - ApproximateNumberOfMessagesMoved);"
-         " $exists($left) ? $max([2, $min([60, $ceil($left / $velocity / 4)])]) : 2)")
+# How long until the next look: a quarter of the time that is left, or twice as long as before if
+# nothing has moved; 2 to 60 s. At 60 s, 36 hours fit into the 25,000 events of a history.
+PAUSE = (f"($newest := {NEWEST};"
+         " $left := $newest.(ApproximateNumberOfMessagesToMove - ApproximateNumberOfMessagesMoved);"
+         " $newest.ApproximateNumberOfMessagesMoved = $task.ApproximateNumberOfMessagesMoved"
+         " ? $min([60, 2 * $pause])"
+         " : $exists($left) ? $max([2, $min([60, $ceil($left / $velocity / 4)])]) : 2)")
 MOVED = ("$task.ApproximateNumberOfMessagesMoved & ' of ' &"
          " $task.ApproximateNumberOfMessagesToMove & ' orders are moved'")
 
