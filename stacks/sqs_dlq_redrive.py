@@ -290,7 +290,7 @@ class SqsDlqRedrive(Stack):
         pause = sfn.Wait.jsonata(self, "Pause", time=sfn.WaitTime.seconds("{% $pause %}"))
         give_up = sfn.Fail.jsonata(
             self, "GiveUp", error="{% $problem.Error %}",
-            cause="{% $problem.Cause & ' A redrive that runs goes on until it is cancelled.' %}")
+            cause="{% $problem.Cause & ' (A redrive that runs goes on until it is cancelled.)' %}")
         for task in (look_for_task, read_progress, cancel_redrive):
             task.add_retry(
                 errors=["States.ALL"], interval=Duration.seconds(1), backoff_rate=2, max_attempts=3,
