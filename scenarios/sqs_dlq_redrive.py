@@ -398,13 +398,22 @@ class Operator:
 
     def start(self, **settings: Any) -> str:
         """The ARN of a new execution of the runbook."""
-        return self.sfn.start_execution(
-            stateMachineArn=self.out["RunbookArn"], input=json.dumps(settings)
+        return self.asks(
+            self.sfn.start_execution,
+            stateMachineArn=self.out["RunbookArn"],
+            input=json.dumps(settings),
         )["executionArn"]
+
+    def asks(self, call: Callable[..., Any], **parameters: Any) -> dict[str, Any]:
+        """The answer to a call that the role must allow; ScenarioFailed if there is none."""
+        try:
+            return call(**parameters)
+        except ClientError as error:
+            raise ScenarioFailed(f"the operator is refused: {error}") from None
 
     def check(self, execution: str) -> None:
         """ScenarioFailed, with the reason, if an execution has ended without success."""
-        now = self.sfn.describe_execution(executionArn=execution)
+        now = self.asks(self.sfn.describe_execution, executionArn=execution)
         if now["status"] not in ("RUNNING", "SUCCEEDED"):
             raise ScenarioFailed(
                 f"the runbook {now['status']}: {now.get('error')}: {now.get('cause')}"
@@ -414,7 +423,7 @@ class Operator:
         """An execution at its end, however it ended."""
 
         def end() -> dict[str, Any] | None:
-            now = self.sfn.describe_execution(executionArn=execution)
+            now = self.asks(self.sfn.describe_execution, executionArn=execution)
             return now if now["status"] != "RUNNING" else None
 
         return self.stage.until("the end of a runbook", end, seconds=300)
@@ -442,5 +451,5 @@ class Operator:
 
     def task(self) -> dict[str, Any]:
         """The newest redrive of FailedOrders as SQS shows it; empty if there is none."""
-        tasks = self.sqs.list_message_move_tasks(SourceArn=self.out["FailedOrdersArn"])["Results"]
-        return tasks[0] if tasks else {}
+        listed = self.asks(self.sqs.list_message_move_tasks, SourceArn=self.out["FailedOrdersArn"])
+        return listed["Results"][0] if listed["Results"] else {}
