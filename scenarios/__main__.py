@@ -18,9 +18,8 @@ def main(
     """Drive a deployed pattern with real messages and account for every one of them."""
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", pattern).lower()
     try:
-        options = dict(word.split("=", 1) for word in option)
-        stage = Stage(stack or pattern, options=options)
-        importlib.import_module(f"scenarios.{module}").play(stage)
+        play = importlib.import_module(f"scenarios.{module}").play
+        play(Stage(stack or pattern, options=dict(word.split("=", 1) for word in option)))
     except ModuleNotFoundError:
         typer.echo(f"error: {pattern} has no scenario", err=True)
         sys.exit(2)
