@@ -133,7 +133,8 @@ def demo(pattern: Pattern = "", target: On = Target.SANDBOX, option: Options = [
     deploy(pattern, target, option)
     environment = sandbox().environment() if target is Target.SANDBOX else aws()
     typer.echo(f"\n{pattern}: the scenario")
-    code = run(sys.executable, "-m", "scenarios", pattern, env=environment)
+    deployed_with = [word for one in option for word in ("--option", one)]
+    code = run(sys.executable, "-m", "scenarios", pattern, *deployed_with, env=environment)
     where = "" if target is Target.SANDBOX else f" TARGET={target}"
     typer.echo(f"\nThe stack stays for you to look at. make destroy PATTERN={pattern}{where}")
     if not where:

@@ -12,7 +12,10 @@ from ministack.services import iam
 NEEDS = (
     "services.iam._roles",
     "core.iam_evaluator._gather_role_policies",
+    "core.iam_evaluator._gather_user_policies",
     "core.iam_evaluator._resource_policy",
+    "core.iam_evaluator.combine_resource_policy",
+    "core.iam_evaluator.parse_policy_document",
 )
 
 
@@ -43,6 +46,28 @@ def allows(role: str, service: str, action: str, resource: str, **sent: str) -> 
     if policy:
         decision = iam_evaluator.combine_resource_policy(decision, context, *policy)
     return trusted.decision == decision.decision == "Allow"
+
+
+def permits(caller: str, action: str, resource: str) -> bool:
+    """Whether a caller of an API, the ARN of a role's session, a user or root, may do this.
+
+    Policies of the caller and of the resource count; boundaries and session policies do not.
+    """
+    account, (kind, _, rest) = caller.split(":")[4], caller.split(":", 5)[5].partition("/")
+    name = rest.partition("/")[0]
+    if kind == "assumed-role":
+        policies = iam_evaluator._gather_role_policies(name, account)
+    elif kind == "user":
+        policies = iam_evaluator._gather_user_policies(name, account)
+    else:
+        everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+        policies = [iam_evaluator.parse_policy_document({"Statement": [everything]})]
+    types = {"assumed-role": "AssumedRole", "user": "User"}
+    context = _context((types.get(kind, "Root"), caller, account), action, resource, {})
+    decision = iam_evaluator.evaluate(context, policies)
+    if policy := iam_evaluator._resource_policy(action.partition(":")[0], resource):
+        decision = iam_evaluator.combine_resource_policy(decision, context, *policy)
+    return decision.decision == "Allow"
 
 
 def _context(

@@ -13,11 +13,13 @@ from scenarios.stage import ScenarioFailed, Stage
 def main(
     pattern: Annotated[str, typer.Argument(help="The pattern's deploy name.")],
     stack: Annotated[str | None, typer.Option(help="Its stack, if named otherwise.")] = None,
+    option: Annotated[list[str], typer.Option(help="What it was deployed with, name=value.")] = [],
 ) -> None:
     """Drive a deployed pattern with real messages and account for every one of them."""
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", pattern).lower()
     try:
-        importlib.import_module(f"scenarios.{module}").play(Stage(stack or pattern))
+        play = importlib.import_module(f"scenarios.{module}").play
+        play(Stage(stack or pattern, options=dict(word.split("=", 1) for word in option)))
     except ModuleNotFoundError:
         typer.echo(f"error: {pattern} has no scenario", err=True)
         sys.exit(2)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -16,6 +19,8 @@ import tenacity
 from botocore.exceptions import ClientError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sandbox import cdk
 
 
 class ScenarioFailed(AssertionError):
@@ -30,11 +35,17 @@ class Stage:
     """One deployed stack and somebody who watches it.
 
     stack: the deployed stack's name. console: where it tells; standard output if none.
+    options: what the stack was deployed with, by name.
     Clients take their endpoint, credentials and Region from the environment, as boto3 does.
     """
 
-    def __init__(self, stack: str, console: Console | None = None) -> None:
-        self.stack = stack
+    def __init__(
+        self,
+        stack: str,
+        console: Console | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        self.stack, self.options = stack, dict(options or {})
         self.console = console or Console(highlight=False, soft_wrap=True)
         self.began = time.time()
         # In the sandbox SQS time and alarm periods run faster than the wall clock; on AWS 1.
@@ -50,6 +61,29 @@ class Stage:
         return {
             one["OutputKey"]: one["OutputValue"] for one in found["Stacks"][0].get("Outputs", [])
         }
+
+    def redeploy(self, **options: str) -> None:
+        """Deploy the stack again with these options changed, as a new release of it would be.
+
+        ScenarioFailed, with its last words, if the CDK's command-line interface says no.
+        """
+        self.options |= options
+        with tempfile.TemporaryDirectory() as assembly:  # beside no other synthesis
+            done = subprocess.run(
+                cdk.command(
+                    "deploy", self.stack, "-e", "--app", f"{sys.executable} app.py", "-o", assembly,
+                    "--require-approval", "never", *cdk.contexts(self.options),
+                ),
+                cwd=cdk.PROJECT,
+                # Skipped in the sandbox only, as when it deploys by itself.
+                env=os.environ | ({"CDK_VALIDATION": "false"} if self.clock > 1 else {}),
+                capture_output=True,
+                text=True,
+                check=False,
+            )  # fmt: skip
+        if done.returncode:
+            last = " | ".join(done.stderr.strip().splitlines()[-3:])
+            raise ScenarioFailed(f"cdk deploy {self.stack} failed: {last}")
 
     def say(self, text: str, *, at: float | None = None, style: str = "") -> None:
         """One line with the seconds since the scenario began; `at` is a Unix time, now if none."""

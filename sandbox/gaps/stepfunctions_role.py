@@ -8,7 +8,7 @@ without a check: add a line to ACTIONS when a pattern needs one.
 
 from contextvars import ContextVar
 
-from ministack.core import iam_evaluator
+import roles
 from ministack.core.responses import get_account_id, get_region
 from ministack.services import stepfunctions
 
@@ -18,9 +18,7 @@ PATCHES = (
     "services.stepfunctions._run_execution",
     "services.stepfunctions._invoke_resource",
     "services.stepfunctions._ExecutionError",
-    "core.iam_evaluator._gather_role_policies",
-    "core.iam_evaluator._resource_policy",
-    "core.iam_evaluator.combine_resource_policy",
+    *roles.NEEDS,
 )
 
 # Part of a task's Resource to (action, parameter that names the resource, error of a denied call).
@@ -58,32 +56,25 @@ def close() -> None:
 def authorize(resource: str, input_data: dict) -> None:
     """Raise the task's error if the role of the running execution may not make this call."""
     call = next((call for part, call in ACTIONS.items() if part in resource), None)
-    execution = stepfunctions._executions.get(_execution.get())
-    if not (call and execution):
+    if not (call and session()):
         return
     action, parameter, error = call
     target = input_data.get(parameter, "") if parameter else resource
     service = action.partition(":")[0]
     if service == "lambda" and not target.startswith("arn:"):
         target = f"arn:aws:lambda:{get_region()}:{get_account_id()}:function:{target}"
-    role = stepfunctions._state_machines[execution["stateMachineArn"]]["roleArn"]
-    name = role.rpartition("/")[2]
-    context = iam_evaluator.EvalContext(
-        principal_arn=f"arn:aws:sts::{get_account_id()}:assumed-role/{name}/{execution['name']}",
-        principal_type="AssumedRole",
-        principal_account=get_account_id(),
-        action=action,
-        resource_arn=target,
-        region=get_region(),
-        secure_transport=True,
-    )
-    policies = iam_evaluator._gather_role_policies(name, get_account_id())
-    verdict = iam_evaluator.evaluate(context, policies)
-    if found := iam_evaluator._resource_policy(service, target):
-        verdict = iam_evaluator.combine_resource_policy(verdict, context, *found)
-    if verdict.decision != "Allow":
+    if not roles.permits(session(), action, target):
         raise stepfunctions._ExecutionError(
             error,
-            f"User: {context.principal_arn} is not authorized to perform: {action}"
-            f" on resource: {target}",
+            f"User: {session()} is not authorized to perform: {action} on resource: {target}",
         )
+
+
+def session() -> str:
+    """The ARN under which the execution that runs here calls services; empty if none runs here."""
+    execution = stepfunctions._executions.get(_execution.get())
+    if not execution:
+        return ""
+    role = stepfunctions._state_machines[execution["stateMachineArn"]]["roleArn"]
+    name = role.rpartition("/")[2]
+    return f"arn:aws:sts::{get_account_id()}:assumed-role/{name}/{execution['name']}"
