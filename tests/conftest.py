@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 import app  # noqa: F401  (first: it chooses the Node.js that the CDK library starts)
 from sandbox import environment, server
@@ -39,6 +40,24 @@ def pytest_configure(config: pytest.Config) -> None:
     elif not config.option.collectonly:
         config.stash[FOLDER] = Path(tempfile.mkdtemp(prefix="gallery-tests-")) / "run"
         server.start(config.stash[FOLDER])
+
+
+class Grouped(LoadScopeScheduling):
+    """Tests one by one to whichever process is free; what shares costly work, to the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        if file.endswith(("/test_rabbitmq.py", "/test_mq_broker.py")):
+            return "rabbitmq"  # a broker's start
+        if file == "tests/test_patterns.py" and "[" in test:
+            return test.partition("[")[2]  # a pattern's synthesis, for all its laws
+        return nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Grouped:
+    """Not xdist's own loadgroup, which this version of pytest does not let see its groups."""
+    return Grouped(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

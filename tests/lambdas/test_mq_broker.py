@@ -129,7 +129,6 @@ def rows(deployed: SimpleNamespace) -> dict[str, dict[str, str]]:
 ORDER = json.dumps({"order_id": "a", "customer": "ada", "items": [{"sku": "tea", "quantity": 1}]})
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_poison_message_does_not_bring_the_batch_back(deployed: SimpleNamespace) -> None:
     handle(deployed, message("1", ORDER), message("2", "poison"), message("3", ORDER))
     found = rows(deployed)
@@ -137,7 +136,6 @@ def test_a_poison_message_does_not_bring_the_batch_back(deployed: SimpleNamespac
     assert {name for name in found if "problem" in found[name]} == {"2"}
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_message_delivered_twice_has_one_row(deployed: SimpleNamespace) -> None:
     handle(deployed, message("1", ORDER))
     first = rows(deployed)
@@ -147,13 +145,11 @@ def test_a_message_delivered_twice_has_one_row(deployed: SimpleNamespace) -> Non
     assert [line["message"] for line in logged] == ["Recorded message", "Dropped duplicate message"]
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_message_without_an_id_gets_one_from_its_content(deployed: SimpleNamespace) -> None:
     handle(deployed, message(None, ORDER), message(None, ORDER), message(None, "other"))
     assert len(rows(deployed)) == 2
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_write_that_fails_brings_the_batch_back(
     deployed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +158,6 @@ def test_a_write_that_fails_brings_the_batch_back(
         handle(deployed, message("1", ORDER))
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_the_log_holds_no_message(deployed: SimpleNamespace) -> None:
     handle(deployed, message("1", json.dumps({"card": "4111-secret"})))
     assert "4111" not in deployed.log.getvalue()

@@ -54,24 +54,18 @@ def test_each_finding_of_bad_templates_is_named(tmp_path: Path) -> None:
     assert mine == expected
 
 
-def test_options_and_exceptions_are_cfn_lints_own(tmp_path: Path) -> None:
-    file = tmp_path / "x.template.json"
+def test_options_exceptions_and_lines_are_cfn_lints_own(tmp_path: Path) -> None:
+    plain, excepted = tmp_path / "plain.template.json", tmp_path / "excepted.template.json"
     template = json.loads(json.dumps(mutated("E9101", "sqs_lambda_dlq")))
-    file.write_text(json.dumps(template))
-    assert [one["Rule"]["Id"] for one in lint("--", file)] == ["E9101"]
-    assert lint("--configure-rule", "E9101:factor=5", "--", file) == []
+    plain.write_text(json.dumps(template, indent=1))
     orders = next(one for name, one in template["Resources"].items() if name.startswith("Orders"))
     orders.setdefault("Metadata", {})["cfn-lint"] = {"config": {"ignore_checks": ["E9101"]}}
-    file.write_text(json.dumps(template))
-    assert lint("--", file) == []
-
-
-def test_a_finding_stands_at_the_line_of_its_property(tmp_path: Path) -> None:
-    file = tmp_path / "x.template.json"
-    file.write_text(json.dumps(mutated("E9101", "sqs_lambda_dlq"), indent=1))
-    (found,) = lint("--", file)
-    line = file.read_text().splitlines()[found["Location"]["Start"]["LineNumber"] - 1]
+    excepted.write_text(json.dumps(template))
+    (found,) = lint("--", plain, excepted)
+    assert (found["Rule"]["Id"], Path(found["Filename"])) == ("E9101", plain)
+    line = plain.read_text().splitlines()[found["Location"]["Start"]["LineNumber"] - 1]
     assert '"VisibilityTimeout": 59' in line
+    assert lint("--configure-rule", "E9101:factor=5", "--", plain) == []
 
 
 def test_the_script_takes_options_and_names_what_is_missing(tmp_path: Path) -> None:

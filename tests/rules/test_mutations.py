@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from cfnlint.template import Template
-
-from tests.rules.pack import findings, read, rules
+from tests.rules.pack import findings, rules
 from tests.synthesis import PATTERNS, synthesized
 
 Resources = dict[str, dict[str, Any]]
@@ -293,13 +291,3 @@ def test_each_mutation_is_found_by_its_rule_alone(stem: str) -> None:
 def test_every_rule_is_shown_on_a_template_of_ours() -> None:
     shown = {rule for rule in MUTATIONS for stem in PATTERNS if mutated(rule, stem)}
     assert shown == set(rules())
-
-
-def test_a_mutation_is_found_where_it_was_made() -> None:
-    """The finding's line is the property's, or the resource's where the property is missing."""
-    template = mutated("E9101", "sqs_lambda_dlq")
-    text = json.dumps(template, indent=1)
-    whole = Template("template.json", read(text))
-    (match,) = rules()["E9101"].match(whole)
-    line = whole.get_location_yaml(whole.template, match.path)[0]
-    assert '"VisibilityTimeout": 59' in text.splitlines()[line]

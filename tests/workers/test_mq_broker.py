@@ -180,7 +180,6 @@ def dead(shop: SimpleNamespace) -> dict[str, str]:
     return found
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_duplicate_has_no_second_effect(shop: SimpleNamespace) -> None:
     code, _ = publish(shop, parcel("m1", ORDER), parcel("m2", ORDER))
     assert code == 0
@@ -190,7 +189,6 @@ def test_a_duplicate_has_no_second_effect(shop: SimpleNamespace) -> None:
     assert row["message_id"]["S"] == "m1"
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_an_order_id_used_again_for_another_order_is_a_dead_letter(shop: SimpleNamespace) -> None:
     publish(shop, parcel("m1", ORDER), parcel("m2", ORDER | {"customer": "bob"}))
     found = outcomes(work(shop, lambda reports: len(outcomes(reports)) == 2))
@@ -198,7 +196,6 @@ def test_an_order_id_used_again_for_another_order_is_a_dead_letter(shop: SimpleN
     assert dead(shop) == {"m2": "rejected"}
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_what_fails_comes_back_five_times_and_is_then_a_dead_letter(shop: SimpleNamespace) -> None:
     publish(shop, parcel("large", ORDER | {"note": "x" * 420_000}), parcel("small", ORDER))
     reports = work(shop, lambda reports: len(outcomes(reports)) == 7)
@@ -210,7 +207,6 @@ def test_what_fails_comes_back_five_times_and_is_then_a_dead_letter(shop: Simple
         assert time.monotonic() < deadline
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_worker_measures_the_dead_letters(shop: SimpleNamespace) -> None:
     publish(shop, parcel("m1", "poison"), parcel("m2", "poison"))
     reports = work(shop, lambda reports: reports[-1].get("dead") == 2)
@@ -228,7 +224,6 @@ def test_worker_measures_the_dead_letters(shop: SimpleNamespace) -> None:
     assert max(point["Maximum"] for point in points) == 2
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_message_that_no_queue_takes_is_not_confirmed(shop: SimpleNamespace) -> None:
     code, reports = publish(
         shop, {"id": "m1", "kind": "balloon", "body": "{}"}, parcel("m2", ORDER)
@@ -238,7 +233,6 @@ def test_a_message_that_no_queue_takes_is_not_confirmed(shop: SimpleNamespace) -
     assert [set(one) - {"at", "attempts"} for one in results] == [{"unroutable"}, {"confirmed"}]
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_wrong_password_is_one_line(shop: SimpleNamespace) -> None:
     shop.login.write_text(json.dumps(LOGIN | {"password": "wrong"}))
     done = subprocess.run(
@@ -260,7 +254,6 @@ def publish_login(shop: SimpleNamespace) -> None:
     assert publish(shop)[0] == 0
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_broker_with_another_certificate_gets_no_login(shop: SimpleNamespace) -> None:
     """The system's authorities do not know this broker: no connection, and it is tried again."""
     process = subprocess.Popen(

@@ -237,7 +237,6 @@ def hand(programs: Callable[[str], ModuleType], queue: SimpleNamespace, **settin
     return programs("messages").Hand(queue.sqs, queue.url, **given | settings)
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_what_is_not_begun_is_given_back_at_once(
     programs: Callable[[str], ModuleType], queue: SimpleNamespace
 ) -> None:
@@ -251,7 +250,6 @@ def test_what_is_not_begun_is_given_back_at_once(
     assert held.give_back() == []
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_heartbeat_keeps_a_message_longer_than_its_timeout(
     programs: Callable[[str], ModuleType], queue: SimpleNamespace
 ) -> None:
@@ -267,7 +265,6 @@ def test_a_heartbeat_keeps_a_message_longer_than_its_timeout(
     assert not held.held
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_stuck_order_is_kept_from_others_no_longer(
     programs: Callable[[str], ModuleType],
     queue: SimpleNamespace,
@@ -346,7 +343,6 @@ def rows(shop: SimpleNamespace) -> dict[str, str]:
     return {item["order_id"]["S"]: item["message_id"]["S"] for item in items}
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_duplicate_is_dropped_and_another_order_of_the_same_id_is_not(
     shop: SimpleNamespace,
 ) -> None:
@@ -360,7 +356,6 @@ def test_a_duplicate_is_dropped_and_another_order_of_the_same_id_is_not(
     assert shop.queue.visible() == [conflict]
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_a_worker_that_is_stopped_finishes_what_it_has_begun_and_gives_the_rest_back(
     shop: SimpleNamespace,
 ) -> None:
@@ -381,7 +376,6 @@ def test_a_worker_that_is_stopped_finishes_what_it_has_begun_and_gives_the_rest_
     assert sorted(shop.queue.visible()) == sorted(stopped["given_back"])
 
 
-@pytest.mark.xdist_group("sandbox")
 def test_an_order_whose_row_cannot_be_written_is_not_deleted(shop: SimpleNamespace) -> None:
     (sent,) = shop.queue.send(ORDER)
     table = shop.environment["FULFILLED_ORDERS"]
