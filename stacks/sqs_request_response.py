@@ -175,9 +175,9 @@ class SqsRequestResponse(Stack):
               for name, pair in answers.items()),
         ):
             alarms += [
-                (f"{name}Parked", f"There are {what} in the dead-letter queue: look, mend, redrive.",
+                (f"{name}Parked", f"Dead letters among the {what}: look, mend, redrive.",
                  failed.metric_approximate_number_of_messages_visible(statistic="Maximum"), 1, 1),
-                (f"{name}Late", f"There are {what} that have waited longer than all retries take.",
+                (f"{name}Late", f"One of the {what} has waited longer than all retries take.",
                  queue.metric_approximate_age_of_oldest_message(statistic="Maximum"),
                  seconds * (max_receive_count + 1), 5)]
             CfnOutput(self, f"Failed{name}Url", value=failed.queue_url)
@@ -195,7 +195,7 @@ class SqsRequestResponse(Stack):
             reason="X-Ray's PutTraceSegments and PutTelemetryRecords accept no resource."))
         Validations.of(verdicts).acknowledge(Acknowledgment(
             id="AwsSolutions-DDB3",
-            reason="A row is of use until its question expires; restoring it would restore nothing."))
+            reason="A row is of use until its question expires, then nothing is lost with it."))
 
         CfnOutput(self, "FraudQuestionsUrl", value=fraud_questions.queue_url)
         CfnOutput(self, "VerdictsName", value=verdicts.table_name)

@@ -43,7 +43,7 @@ class Envelope(BaseModel):
 
 
 class Question(BaseModel):
-    """What Buying and Shipping ask: may this order cost the shop money?"""
+    """What an asker wants to know: may this order cost the shop money."""
 
     order_id: str = Field(min_length=1, max_length=64)
     customer: str = Field(min_length=1, max_length=64)

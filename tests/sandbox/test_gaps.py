@@ -8,13 +8,13 @@ from collections.abc import Callable, Generator
 import pytest
 
 from sandbox import gaps, server
-from tests.sandbox.checks import base, firehose, messaging, mq, stepfunctions
+from tests.sandbox.checks import base, firehose, messaging, mq, sqs, stepfunctions
 from tests.sandbox.cloud import Clients, clients
 
 GAPS = {module.name for module in pkgutil.iter_modules(gaps.__path__)}
 CHECKS: dict[str, Callable[[Clients], bool]] = {
     name: check
-    for module in (base, firehose, messaging, mq, stepfunctions)
+    for module in (base, firehose, messaging, mq, sqs, stepfunctions)
     for name, check in vars(module).items()
     if name in GAPS
 }

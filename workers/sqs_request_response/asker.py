@@ -62,6 +62,8 @@ class Asker:
     answers_url: this Asker's own queue; the other side must be allowed to send to it.
     sqs: an SQS client, if the default one will not do.
     poll_seconds: how long one poll for answers waits (1 to 20 s), and so what close() may take.
+
+    problem: why answers cannot be received at present, or None; for a health check.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Asker:
         self._questions_url, self._answers_url = questions_url, answers_url
         self._poll_seconds = poll_seconds
         self._closing = threading.Event()
-        self._problem: Exception | None = None  # why answers cannot be received at present
+        self.problem: Exception | None = None
         # The condition guards what follows. An id stays in _asked until it expires, as None once
         # it is settled: an answer to an id that is not there is late, or not ours.
         self._changed = threading.Condition()
@@ -174,9 +176,9 @@ class Asker:
                             for index, message in enumerate(done)
                         ],
                     )  # one that is not deleted comes back, as a repeated one
-                self._problem = None
+                self.problem = None
             except (BotoCoreError, ClientError) as error:  # botocore has tried again by itself
-                self._problem = error
+                self.problem = error
                 logger.warning("Cannot receive answers: %s", error)
                 self._closing.wait(1)
 
@@ -217,7 +219,7 @@ class Asker:
                     expired.append(self._asked.pop(heappop(self._expiries)[1], None))
                 if not expired and not self._closing.is_set():
                     self._changed.wait(self._expiries[0][0] - now if self._expiries else None)
-            why = f"; answers cannot be received: {self._problem}" if self._problem else ""
+            why = f"; answers cannot be received: {self.problem}" if self.problem else ""
             for pending in filter(None, expired):
                 self._settle(pending, "timed out", NoAnswer(f"no answer in time{why}"), {})
 
