@@ -8,8 +8,8 @@
 This file needs boto3 and nothing else: take it with you. The other side must send the attributes
 correlation_id and expires_at of the question back, with the attribute outcome.
 
-Run one Asker a queue of answers. With two, each gets answers to the other's questions; they are
-left in the queue and come back after its visibility timeout, which works, but slowly.
+Run one Asker a queue of answers. With two, each receives answers to the other's questions, and
+leaves them: they come back after the visibility timeout, to either, or end as dead letters.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ class Asker:
                         ],
                     )  # one that is not deleted comes back, as a repeated one
                 self.problem = None
-            except (BotoCoreError, ClientError) as error:  # botocore has tried again by itself
+            except Exception as error:  # botocore has tried again; this thread must go on
                 self.problem = error
                 logger.warning("Cannot receive answers: %s", error)
                 self._closing.wait(1)
@@ -256,6 +255,6 @@ def _parse(message: dict[str, Any]) -> tuple[str, float, Refused | None, dict[st
         refused = {"answered": False, "refused": True}[attributes["outcome"]]
         error = Refused(str(content["reason"])) if refused else None
         correlation_id = attributes["correlation_id"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return (correlation_id, expires_at, error, content) if isinstance(content, dict) else None
