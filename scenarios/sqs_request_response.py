@@ -553,7 +553,7 @@ class QuestionsAndAnswers:
         return found
 
     def decided(self) -> set[str]:
-        """Correlation ids of this run's rows in Verdicts."""
+        """Correlation ids of this run's rows in Verdicts, but for those that have expired."""
         known = {asked.pending.correlation_id for asked in self.asked}
         pages = (
             self.stage.client("dynamodb")
@@ -596,7 +596,7 @@ class QuestionsAndAnswers:
                 if entry["correlation_id"] in died
             ),
             "no question was decided but those that an asker asked in time": (
-                self.decided() == {asked.pending.correlation_id for asked in self.asked}
+                self.decided() <= {asked.pending.correlation_id for asked in self.asked}
             ),
             f"each parked question was received exactly {self.receives} times": all(
                 set(rejections[message]) == set(range(1, self.receives + 1)) for message in parked
