@@ -114,7 +114,7 @@ class QuestionsAndAnswers:
                         why=self.what_failed)  # fmt: skip
             self.die()
             self.see_alarms(notices)
-            stage.until("every answer taken or dropped", self.all_taken, self.visibility_timeout)
+            self.see_answers_taken()
             self.private = self.denied(roles["Buying"])
             parked = self.parked("FailedFraudQuestionsUrl", self.poison())
             self.parked("FailedBuyingAnswersUrl", self.strange)
@@ -166,7 +166,10 @@ class QuestionsAndAnswers:
         if kind == "malformed":
             del question["customer"]
         began = time.time()
-        pending = self.askers[asker].ask(question, timeout=timeout)
+        try:
+            pending = self.askers[asker].ask(question, timeout=timeout)
+        except ClientError as error:
+            raise ScenarioFailed(f"{asker} cannot ask: {error}") from None
         asked = Asked(asker, kind, question, pending, began)
         pending.add_done_callback(lambda _: setattr(asked, "settled", time.time()))
         with self.lock:
@@ -386,10 +389,18 @@ class QuestionsAndAnswers:
         messages = {entry["message_id"] for entry in self.log(text)}
         return {m for m in messages if self.sent.get(m, ("",))[0] == kind}
 
-    def all_taken(self) -> bool:
-        """Whether the askers have taken or dropped every answer that CheckFraud sent."""
-        taken = sum(self.counted(what) for what in ("answered", "refused", "late", "repeated"))
-        return taken == len(self.log("Answered question"))
+    def see_answers_taken(self) -> None:
+        """Wait until the askers have taken or dropped every answer that CheckFraud sent."""
+
+        def all_taken() -> bool:
+            taken = sum(self.counted(what) for what in ("answered", "refused", "late", "repeated"))
+            return taken == len(self.log("Answered question"))
+
+        try:
+            self.stage.until("every answer at an asker", all_taken, self.visibility_timeout)
+        except ScenarioFailed as failure:
+            sent = len(self.log("Answered question"))
+            raise ScenarioFailed(f"{failure}: {sent} sent; {self.ends()}") from None
 
     def counted(self, what: str) -> int:
         """A count of both askers together."""
@@ -417,6 +428,11 @@ class QuestionsAndAnswers:
         errors = {
             f"{entry.get('exception_name')}: {str(entry.get('exception')).splitlines()[-1]}"
             for entry in self.log("Question failed")
+        }
+        errors |= {
+            entry["reason"]
+            for entry in self.log("Rejected question")
+            if entry["message_id"] not in self.sent
         }
         problems = {str(asker.problem) for asker in self.askers.values() if asker.problem}
         return " ".join(

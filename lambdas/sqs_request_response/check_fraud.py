@@ -98,7 +98,7 @@ def answers_url(reply_to: str) -> str:
             ("NonExistentQueue", "QueueDoesNotExist")
         ):
             raise
-        raise Unanswerable("reply_to: no queue of an asker") from None
+        raise Unanswerable(f"reply_to: no queue of an asker ({code})") from None
 
 
 def keep(envelope: Envelope, record: SQSRecord) -> dict[str, Any]:

@@ -261,7 +261,9 @@ def test_what_cannot_be_answered_comes_back_alone_and_costs_no_work(
 def test_a_queue_that_the_role_may_not_use_is_no_askers(deployed: SimpleNamespace) -> None:
     with Stubber(deployed.module.sqs) as sqs:
         sqs.add_client_error("get_queue_url", "AccessDenied")
-        with pytest.raises(deployed.module.Unanswerable, match="no queue of an asker"):
+        with pytest.raises(
+            deployed.module.Unanswerable, match=r"no queue of an asker \(AccessDenied\)"
+        ):
             deployed.module.answers_url("somebodys")
 
 
