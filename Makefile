@@ -9,11 +9,11 @@ RUN = .venv/bin/python
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup list synth deploy demo destroy stop sandbox test check snapshots docs bench lock
+.PHONY: help setup list synth deploy demo destroy stop sandbox test check snapshots docs bench lock fork templates test-forks
 
 help: ## what there is
 	@echo "make COMMAND [PATTERN=SqsLambdaDlq] [TARGET=sandbox|aws] [OPTIONS='max_receive_count=3']"
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/.ready ## install what is missing, from locked and hashed requirements
 	@:
@@ -55,6 +55,15 @@ docs: setup ## write docs/rules.md anew from the rules
 
 bench: setup ## how long people wait, as ratios in one run
 	@$(RUN) -m bench
+
+fork: setup ## make a project of its own from PATTERN: TO=../orders [NAME=OrderFulfilment]
+	@$(RUN) -m fork project --pattern "$(PATTERN)" --to "$(TO)" --name "$(NAME)"
+
+templates: setup ## the same for `cdk init --from-path`: templates/, of all patterns or of PATTERN [NAME]
+	@$(RUN) -m fork templates --pattern "$(PATTERN)" --name "$(NAME)"
+
+test-forks: setup ## the tests of forks of all patterns, in environments of their own, or only in those of WHOLE='A B'
+	@WHOLE="$(WHOLE)" $(RUN) -m pytest -n 2 tests/forks.py
 
 lock: setup ## resolve the requirements again and write their hashes
 	@.venv/bin/uv --system-certs pip compile -q pyproject.toml --group dev -o requirements.lock $(LOCK)

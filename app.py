@@ -1,7 +1,8 @@
 """Build the stacks that the command asks for. A file in stacks/ is the whole registration.
 
-`cdk deploy -e SqsLambdaDlq` imports and builds that stack only. `-c option=value` reaches the
-keyword-only option of that name.
+`cdk deploy -e SqsLambdaDlq` imports and builds that stack only.
+`-c option=value` reaches the keyword-only option of that name, and `termination_protection` is
+every stack's.
 """
 
 import importlib
@@ -23,10 +24,13 @@ from aws_cdk import App, Stack, Validations
 from cdk_nag import AwsSolutionsChecks
 
 STACKS = Path(__file__).parent / "stacks"
+# What a stack gets unless the command says otherwise: options, where it has them, and the
+# protection against being deleted, which every stack has. The sandbox says otherwise.
+DEFAULTS = {"removal_policy": "destroy", "termination_protection": False}
 
 
 def patterns() -> dict[str, str]:
-    """Deploy name to module, such as {"SqsLambdaDlq": "stacks.sqs_lambda_dlq"}, sorted."""
+    """Deploy name to module in stacks/, sorted."""
     stems = sorted(path.stem for path in STACKS.glob("[!_]*.py"))
     return {
         "".join(word.capitalize() for word in stem.split("_")): f"stacks.{stem}" for stem in stems
@@ -74,11 +78,15 @@ def build(app: App, wanted: list[str]) -> None:
     if not chosen:
         stop(f"no pattern {', '.join(wanted)}; there are: {', '.join(known)}")
     # The CDK's own context keys all hold a colon.
-    given = {key: value for key, value in app.node.get_all_context().items() if ":" not in key}
+    context = app.node.get_all_context().items()
+    given = DEFAULTS | {key: value for key, value in context if ":" not in key}
     classes = {name: stack_class(name) for name in chosen}
-    accepted = {name: options(stack) for name, stack in classes.items()}
+    accepted = {
+        name: options(stack) | {"termination_protection": (bool, False)}
+        for name, stack in classes.items()
+    }
     for key in given:
-        if not any(key in of_stack for of_stack in accepted.values()):
+        if key not in DEFAULTS and not any(key in of_stack for of_stack in accepted.values()):
             there_are = sorted({option for of_stack in accepted.values() for option in of_stack})
             stop(f"no option {key}; {', '.join(chosen)}: {', '.join(there_are) or 'no options'}")
     for name, stack in classes.items():
@@ -89,8 +97,9 @@ def build(app: App, wanted: list[str]) -> None:
                     keywords[option] = convert(given[option], kind)
                 except (KeyError, ValueError):
                     stop(f"{name}: {option} is {kind_name(kind)}, not {given[option]!r}")
+        protected = keywords.pop("termination_protection")
         try:
-            stack(app, name, **keywords)
+            stack(app, name, **keywords).termination_protection = protected
         except ValueError as error:
             stop(f"{name}: {error}")
 

@@ -44,13 +44,23 @@ def patterns() -> dict[str, Path]:
 
 
 def known(pattern: str) -> str:
-    """The pattern's file stem; a clear end if there is no such pattern."""
-    there_are = ", ".join(patterns())
+    """The pattern's deploy name; a clear end if there is no such pattern.
+
+    Where there is but one, it need not be named.
+    """
+    names = list(patterns())
+    if not pattern and len(names) == 1:
+        return names[0]
     if not pattern:
-        fail(f"say which pattern, such as PATTERN={next(iter(patterns()))}; there are: {there_are}")
-    if pattern not in patterns():
-        fail(f"no pattern {pattern}; there are: {there_are}")
-    return patterns()[pattern].stem
+        fail(f"say which pattern, such as PATTERN={names[0]}; there are: {', '.join(names)}")
+    if pattern not in names:
+        fail(f"no pattern {pattern}; there are: {', '.join(names)}")
+    return pattern
+
+
+def stem(pattern: str) -> str:
+    """What the files of a pattern are called."""
+    return patterns()[known(pattern)].stem
 
 
 def parsed(options: list[str]) -> dict[str, str]:
@@ -119,7 +129,7 @@ def synth(pattern: Pattern = "", option: Options = []) -> None:
 @app.command()
 def deploy(pattern: Pattern = "", target: On = Target.SANDBOX, option: Options = []) -> None:
     """Deploy one pattern."""
-    known(pattern)
+    pattern = known(pattern)
     options = parsed(option)
     if target is Target.SANDBOX:
         cdk.deploy(sandbox(), pattern, options)
@@ -130,6 +140,7 @@ def deploy(pattern: Pattern = "", target: On = Target.SANDBOX, option: Options =
 @app.command()
 def demo(pattern: Pattern = "", target: On = Target.SANDBOX, option: Options = []) -> None:
     """Deploy one pattern, drive it with real messages and account for every one of them."""
+    pattern = known(pattern)
     deploy(pattern, target, option)
     environment = sandbox().environment() if target is Target.SANDBOX else aws()
     typer.echo(f"\n{pattern}: the scenario")
@@ -145,7 +156,7 @@ def demo(pattern: Pattern = "", target: On = Target.SANDBOX, option: Options = [
 @app.command()
 def destroy(pattern: Pattern = "", target: On = Target.SANDBOX) -> None:
     """Take one pattern away."""
-    known(pattern)
+    pattern = known(pattern)
     if target is Target.AWS:
         raise typer.Exit(run(*cdk.command("destroy", "-e", pattern), env=aws()))
     if not (running := server.find()):
@@ -156,14 +167,14 @@ def destroy(pattern: Pattern = "", target: On = Target.SANDBOX) -> None:
 @app.command()
 def test(pattern: Pattern = "") -> None:
     """All tests, or those that concern one pattern."""
-    chosen = ["-k", known(pattern)] if pattern else []
+    chosen = ["-k", stem(pattern)] if pattern else []
     raise typer.Exit(run(sys.executable, "-m", "pytest", *chosen))
 
 
 @app.command()
 def snapshots(pattern: Pattern = "") -> None:
     """Accept the templates as they are now."""
-    chosen = ["-k", f"snapshot and {known(pattern)}" if pattern else "snapshot"]
+    chosen = ["-k", f"snapshot and {stem(pattern)}" if pattern else "snapshot"]
     raise typer.Exit(run(sys.executable, "-m", "pytest", "-n0", "--snapshot-update", *chosen))
 
 

@@ -13,6 +13,8 @@ from sandbox.environment import ACCOUNT, REGION
 from sandbox.server import PROJECT, SandboxError, Server
 
 CLI = PROJECT / "node_modules" / "aws-cdk" / "bin" / "cdk"
+# In the sandbox a stack goes away whole, whatever app.py's defaults are.
+DISPOSABLE = {"removal_policy": "destroy", "termination_protection": "false"}
 
 
 def command(*arguments: str) -> list[str]:
@@ -35,7 +37,16 @@ def deploy(server: Server, pattern: str, options: Mapping[str, str] | None = Non
     CLI's own template validation is off here; `make synth` and the tests have it on.
     """
     assembly = str(_assembly(server, pattern))
-    synth = _start(server, "synth", "-q", "-e", pattern, "-o", assembly, *contexts(options or {}))
+    synth = _start(
+        server,
+        "synth",
+        "-q",
+        "-e",
+        pattern,
+        "-o",
+        assembly,
+        *contexts(DISPOSABLE | dict(options or {})),
+    )
     try:
         bootstrap(server)
     finally:

@@ -25,7 +25,7 @@ TOOL_PYTHON = PROJECT / ".sandbox" / "venv" / "bin" / "python"
 FOLDER = PROJECT / ".sandbox" / "run"
 
 # SQS time runs this much faster than the wall clock: a visibility timeout of 60 s takes 3 s, still
-# well above a cold call (about 1 s). CONTRIBUTING.md has the figures.
+# well above a cold call (about 1 s).
 CLOCK = 20.0
 
 

@@ -10,7 +10,7 @@
 Decisions worth knowing:
 
 - Three nodes over three zones; quorum queues write each order to two of them before they confirm
-  it. Publisher and Worker (workers/mq_broker) run where you like, with the Application security
+  it. Publisher and Worker (in workers/) run where you like, with the Application security
   group and the policy ApplicationAccess. Exchange and queues are theirs: topology.py declares them.
 - The mapping must not poll before its queue is there, so it is deployed disabled. Deploy, declare
   the queues from inside the VPC (`python topology.py`), then deploy with `-c mapping_enabled=true`.

@@ -10,7 +10,7 @@
 
 Decisions worth knowing:
 
-- `workers/sqs_claim_check/sender.py` is Buying's part: it counts a message as SQS does, stores
+- `sender.py`, in workers/, is Buying's part: it counts a message as SQS does, stores
   what is above its threshold, compressed, and sends a claim in the form of AWS's extended
   clients. It says what it adds to that form, and why it is not their library for Python.
 - The claim holds the hash of the object: who may store an object may also overwrite one. The

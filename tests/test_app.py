@@ -74,6 +74,7 @@ def test_an_unknown_option_is_one_line_with_those_there_are(
 @pytest.mark.parametrize(
     ("option", "value", "problem"),
     [
+        ("termination_protection", "yes", "termination_protection is bool, not 'yes'"),
         ("max_receive_count", "three", "max_receive_count is int, not 'three'"),
         ("max_receive_count", "2.5", "max_receive_count is int, not '2.5'"),
         ("max_receive_count", "0", "max_receive_count is 1 to 1000, not 0"),
@@ -85,6 +86,12 @@ def test_a_wrong_value_is_one_line(
 ) -> None:
     line = refusal(["SqsLambdaDlq"], capsys, **{option: value})
     assert line == f"error: SqsLambdaDlq: {problem}"
+
+
+@pytest.mark.parametrize(("value", "expected"), [("true", True), ("false", False)])
+def test_every_stack_can_be_protected(value: str, expected: bool) -> None:
+    (stack,) = built(["SqsLambdaDlq"], termination_protection=value)
+    assert stack.termination_protection is expected
 
 
 @pytest.mark.parametrize(

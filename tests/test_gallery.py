@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import gallery as gallery_module
 from tests.synthesis import PATTERNS, PROJECT
 
 THERE_ARE = f"there are: {', '.join(sorted(PATTERNS.values()))}"
@@ -41,6 +42,14 @@ def test_an_unknown_pattern_is_one_line_with_those_there_are(command: str) -> No
 def test_a_missing_pattern_is_one_line_with_those_there_are(command: str) -> None:
     line = refusal(command)
     assert line.startswith("error: say which pattern") and line.endswith(THERE_ARE)
+
+
+def test_the_only_pattern_need_not_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a project made from one."""
+    only = {"SqsLambdaDlq": PROJECT / "stacks" / "sqs_lambda_dlq.py"}
+    monkeypatch.setattr(gallery_module, "patterns", lambda: only)
+    assert gallery_module.known("") == "SqsLambdaDlq"
+    assert gallery_module.stem("") == "sqs_lambda_dlq"
 
 
 def test_an_option_without_a_value_is_one_line() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from aws_cdk import App
+from aws_cdk import App, Stack
 from cfnlint.api import ManualArgs, lint
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.json import JSONSnapshotExtension
@@ -24,6 +24,7 @@ from tests.synthesis import (
     Synthesized,
     acknowledgements,
     copied,
+    masked,
     synthesize,
     synthesized,
 )
@@ -51,11 +52,6 @@ NAMED_WITHIN = ("AWS::IAM::Policy", "AWS::ApiGateway::Stage")
 @pytest.fixture
 def pattern(stem: str) -> Synthesized:
     return synthesized(stem)
-
-
-def masked(template: Any) -> Any:
-    """A template without the hashes of its assets: those change with every line of a handler."""
-    return json.loads(re.sub(r"\b[0-9a-f]{64}\b", "HASH", json.dumps(template)))
 
 
 def dead_letter_queues(pattern: Synthesized) -> dict[str, str]:
@@ -214,6 +210,17 @@ def test_destroy_leaves_nothing_unless_told_to_retain(stem: str, pattern: Synthe
         assert any(one.get("DeletionPolicy") == "Retain" for one in retaining["Resources"].values())
 
 
+def test_app_gives_the_stack_its_defaults(stem: str) -> None:
+    """What is deployed when the command says nothing; the sandbox says "destroy"."""
+    built = App(context=FLAGS)
+    app.build(built, [PATTERNS[stem]])
+    (stack,) = (child for child in built.node.children if isinstance(child, Stack))
+    assert stack.termination_protection == app.DEFAULTS["termination_protection"]
+    template = built.synth().get_stack_by_name(stack.stack_name).template
+    retained = any(one.get("DeletionPolicy") == "Retain" for one in template["Resources"].values())
+    assert retained == (app.DEFAULTS["removal_policy"] == "retain")
+
+
 def test_all_its_columns_are_there(stem: str) -> None:
     """A pattern is done when these are: the files by its name, its row, its entry in the ledger."""
     assert (PROJECT / "tests" / "stacks" / f"test_{stem}.py").exists()
@@ -259,14 +266,14 @@ def test_functions_keep_the_baseline(pattern: Synthesized) -> None:
 
 
 def test_powertools_comes_from_the_pinned_public_layer(pattern: Synthesized) -> None:
-    pinned = re.search(r"^aws-lambda-powertools==(\S+)", _lock("sandbox/layer.lock"), re.M)
-    assert pinned and f"aws-lambda-powertools=={pinned[1]} " in _lock("requirements.lock")
-    parameters = {
-        parameter["Default"]
-        for parameter in pattern.template["Parameters"].values()
-        if "powertools" in str(parameter.get("Default"))
-    }
     if pattern.resources("AWS::Lambda::Function"):
+        pinned = re.search(r"^aws-lambda-powertools==(\S+)", _lock("sandbox/layer.lock"), re.M)
+        assert pinned and f"aws-lambda-powertools=={pinned[1]} " in _lock("requirements.lock")
+        parameters = {
+            parameter["Default"]
+            for parameter in pattern.template["Parameters"].values()
+            if "powertools" in str(parameter.get("Default"))
+        }
         assert parameters == {f"/aws/service/powertools/python/arm64/python3.14/{pinned[1]}"}
 
 

@@ -2,7 +2,7 @@
 
 Seen in MiniStack 1.5.33: the service's API keeps brokers, but CloudFormation does not know the
 type. Here a template makes, changes and deletes a broker of that API. It has no data plane: its
-endpoint leads nowhere, and the scenarios start a real broker beside it (sandbox/rabbitmq.py).
+endpoint leads nowhere, and a scenario starts a real broker beside it.
 """
 
 import json

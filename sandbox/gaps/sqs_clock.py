@@ -7,6 +7,11 @@ EventBridge put into a queue carries the wall clock's time: it would look hours 
 retention within hours of the start. So it is stamped anew. Event source mappings look for messages
 that have become visible again once a second, which would now be long: they are woken ten times as
 often while a queue holds messages.
+
+Functions are no faster. On AWS a visibility timeout of six times the function's timeout never ends
+while the function works; here a cold call would often outlive it, and good messages would come back
+while they are in work. So a message stays invisible while a mapping's function works on it, and its
+visibility timeout ends when it would have or, if that is past, when the function is done.
 """
 
 import os
@@ -14,16 +19,20 @@ import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 from ministack.core import concurrency
-from ministack.services import sqs
+from ministack.services import lambda_svc, sqs
 
 PATCHES = (
     "services.sqs.time",
     "services.sqs._queues",
     "services.sqs._ensure_msg_fields",
+    "services.sqs._queues_lock",
+    "services.lambda_svc._run_sqs_batch",
     "core.concurrency.esm_wake",
 )
+LONGEST = 15 * 60  # seconds that a function may work
 
 
 def close() -> None:
@@ -35,6 +44,7 @@ def close() -> None:
 
     sqs.time = SimpleNamespace(time=lambda: faster(time.time()), sleep=time.sleep)
     sqs._ensure_msg_fields = _stamp_then(sqs._ensure_msg_fields, faster)
+    lambda_svc._run_sqs_batch = _hold_while(lambda_svc._run_sqs_batch, factor)
     threading.Thread(target=_wake_mappings, daemon=True, name="gap-sqs-clock").start()
 
 
@@ -52,6 +62,26 @@ def _stamp_then(
         complete(message)
 
     return stamped
+
+
+def _hold_while(run: Callable[..., None], factor: float) -> Callable[..., None]:
+    """Run a batch; its messages do not become visible meanwhile, unless the function says so."""
+
+    def held(esm: dict, function: dict, event: dict, batch: list[dict], *queue: Any) -> None:
+        with sqs._queues_lock:
+            due = [message["visible_at"] for message in batch]
+            hold = sqs.time.time() + LONGEST * factor
+            for message in batch:
+                message["visible_at"] = hold
+        try:
+            run(esm, function, event, batch, *queue)
+        finally:
+            with sqs._queues_lock:
+                for message, visible_at in zip(batch, due, strict=True):
+                    if message["visible_at"] == hold:
+                        message["visible_at"] = visible_at
+
+    return held
 
 
 def _wake_mappings() -> None:

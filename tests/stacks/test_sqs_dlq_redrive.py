@@ -1,4 +1,7 @@
-"""What is true of SqsDlqRedrive and of no other pattern; its runbook runs on the sandbox's SQS."""
+"""What is true of SqsDlqRedrive and of no other pattern.
+
+Its runbook runs on the sandbox's SQS.
+"""
 
 from __future__ import annotations
 

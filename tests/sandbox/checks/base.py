@@ -19,10 +19,22 @@ def powertools_layer(client: Clients) -> bool:
     return lambda_.get_layer_version_by_arn(Arn=arn)["Content"]["CodeSize"] > 0
 
 
+SLOW = """
+import time
+def handler(event, context):
+    time.sleep(2)
+    for record in event["Records"]:
+        print("got", record["body"])
+    bad = [record["messageId"] for record in event["Records"] if record["body"] == "bad"]
+    return {"batchItemFailures": [{"itemIdentifier": one} for one in bad]}
+"""
+
+
 def sqs_clock(client: Clients) -> bool:
     """A message under a visibility timeout of 40 s is back within the check's few seconds.
 
-    What SNS delivers is stamped by the same clock.
+    What SNS delivers is stamped by the same clock. A message stays away while a function works on
+    it, for twice its visibility timeout, and one that failed comes back.
     """
     sqs, sns = client("sqs"), client("sns")
     url = sqs.create_queue(QueueName=f"clock-{uuid.uuid4().hex[:8]}")["QueueUrl"]
@@ -42,7 +54,28 @@ def sqs_clock(client: Clients) -> bool:
         if message["Body"] != "again":
             stamps[message["Body"]] = int(message["Attributes"]["SentTimestamp"]) / 1000
     first, second = stamps.values()
-    return abs(first - second) < 20  # of SQS time: one second of ours
+    if abs(first - second) >= 20:  # of SQS time: one second of ours
+        return False
+    arn = function(client, SLOW)
+    name = arn.rpartition(":")[2]
+    url = sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "20"})["QueueUrl"]
+    queue = f"arn:aws:sqs:us-east-1:000000000000:{name}"
+    client("lambda").create_event_source_mapping(
+        FunctionName=name, EventSourceArn=queue, FunctionResponseTypes=["ReportBatchItemFailures"]
+    )
+    sqs.send_message(QueueUrl=url, MessageBody="good")
+    sqs.send_message(QueueUrl=url, MessageBody="bad")
+
+    def received() -> list[str]:
+        try:
+            events = client("logs").filter_log_events(logGroupName=f"/aws/lambda/{name}")["events"]
+        except client("logs").exceptions.ResourceNotFoundException:
+            return []
+        return [one["message"].split()[1] for one in events if one["message"].startswith("got ")]
+
+    if not soon(lambda: received().count("bad") >= 2, 15):
+        return False
+    return received().count("good") == 1
 
 
 def dynamodb_ttl(client: Clients) -> bool:
