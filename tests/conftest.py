@@ -51,6 +51,8 @@ class Grouped(LoadScopeScheduling):
             return "rabbitmq"  # a broker's start
         if file == "tests/test_patterns.py" and "[" in test:
             return test.partition("[")[2]  # a pattern's synthesis, for all its laws
+        if file.startswith("tests/rules/test_"):
+            return "rules"  # the synthesis of all patterns
         return nodeid
 
 
@@ -62,7 +64,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Grouped:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones first, so that the processes end together."""
-    items.sort(key=lambda item: "tests/scenarios" not in item.nodeid)
+    first = ("tests/scenarios/", "tests/rules/", "tests/test_patterns")
+    items.sort(key=lambda item: [not item.nodeid.startswith(folder) for folder in first])
 
 
 @pytest.hookimpl(optionalhook=True)
