@@ -106,6 +106,7 @@ disk_free_limit.absolute = 50MB
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
             "RABBITMQ_DIST_PORT": str(self._node_port),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none "
                 "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}"
             ),
             "ERL_EPMD_PORT": str(self._mapper_port),
