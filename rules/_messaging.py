@@ -23,6 +23,7 @@ from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
 WORLDS = 16  # enough to see every condition of most templates; each costs one run of the rules
+RETENTION = 345600  # seconds that a queue keeps a message where nothing is said, as SQS does
 Path = list[str | int]
 Finding = tuple[Path, str]  # where in the template, what to do
 
@@ -188,6 +189,19 @@ class World:
                 return one
             value = one["FunctionName"]
         return None
+
+    @cached_property
+    def redrives(self) -> list[tuple[Resource, Resource]]:
+        """(queue, its dead-letter queue) where both are of this template."""
+        return [
+            (queue, dead)
+            for queue in self.of("AWS::SQS::Queue")
+            if (
+                dead := self.find(
+                    at(queue["RedrivePolicy"], "deadLetterTargetArn"), "AWS::SQS::Queue"
+                )
+            )
+        ]
 
     @cached_property
     def dead_letter_queues(self) -> dict[str, list[Resource]]:
@@ -494,8 +508,10 @@ def _covers(pattern: str, event: str) -> bool:
 # ---- values
 
 
-def number(value: Any) -> float | None:
-    """A number, also one written as text; None for everything else."""
+def number(value: Any, default: float | None = None) -> float | None:
+    """A number, also one written as text, or where nothing is said `default`; else None."""
+    if value is None:
+        return default
     if isinstance(value, bool):
         return None
     try:

@@ -25,9 +25,9 @@ class BatchWithoutWindow(Rule):
         for mapping, queue, _ in world.event_sources:
             if queue["FifoQueue"] is UNKNOWN or truth(queue["FifoQueue"]):
                 continue
-            size, window = number(mapping["BatchSize"]), mapping["MaximumBatchingWindowInSeconds"]
-            seconds = number(0 if window is None else window)
-            if size is not None and size > 10 and seconds is not None and seconds < 1:
+            size = number(mapping["BatchSize"], 10)
+            window = number(mapping["MaximumBatchingWindowInSeconds"], 0)
+            if size is not None and size > 10 and window is not None and window < 1:
                 yield (
                     mapping.path("BatchSize"),
                     f"Set MaximumBatchingWindowInSeconds of {mapping.id} to 1 or more, or BatchSize"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))  # cfn-lint loads this file by its path alone
-from _messaging import UNKNOWN, Finding, Rule, World, at, truth
+from _messaging import UNKNOWN, Finding, Rule, World, truth
 
 
 class DeadLetterQueueOfAnotherType(Rule):
@@ -27,9 +27,8 @@ class DeadLetterQueueOfAnotherType(Rule):
 
     def check(self, world: World) -> Iterator[Finding]:
         """Each redrive policy between two queues of the template."""
-        for queue in world.of("AWS::SQS::Queue"):
-            dead = world.find(at(queue["RedrivePolicy"], "deadLetterTargetArn"), "AWS::SQS::Queue")
-            if dead is None or UNKNOWN in (queue["FifoQueue"], dead["FifoQueue"]):
+        for queue, dead in world.redrives:
+            if UNKNOWN in (queue["FifoQueue"], dead["FifoQueue"]):
                 continue
             fifo = bool(truth(queue["FifoQueue"]))
             if fifo != bool(truth(dead["FifoQueue"])):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))  # cfn-lint loads this file by its path alone
-from _messaging import Finding, Rule, World, at, number
+from _messaging import RETENTION, Finding, Rule, World, number
 
 
 class DeadLetterRetentionNotLonger(Rule):
@@ -26,18 +26,9 @@ class DeadLetterRetentionNotLonger(Rule):
 
     def check(self, world: World) -> Iterator[Finding]:
         """Each pair of queues of the template."""
-        for queue in world.of("AWS::SQS::Queue"):
-            dead = world.find(at(queue["RedrivePolicy"], "deadLetterTargetArn"), "AWS::SQS::Queue")
-            if dead is None:
-                continue
-            kept, parked = (
-                number(
-                    345600
-                    if one["MessageRetentionPeriod"] is None
-                    else one["MessageRetentionPeriod"]
-                )
-                for one in (queue, dead)
-            )
+        for queue, dead in world.redrives:
+            kept = number(queue["MessageRetentionPeriod"], RETENTION)
+            parked = number(dead["MessageRetentionPeriod"], RETENTION)
             if kept is not None and parked is not None and parked <= kept:
                 yield (
                     dead.path("MessageRetentionPeriod"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 sys.path.append(str(Path(__file__).parent))  # cfn-lint loads this file by its path alone
-from _messaging import Finding, Rule, World, number
+from _messaging import RETENTION, Finding, Rule, World, number
 
 
 class DeadLetterRetentionTooShort(Rule):
@@ -32,8 +32,7 @@ class DeadLetterRetentionTooShort(Rule):
         """Each queue that takes dead letters."""
         for logical_id in world.dead_letter_queues:
             dead = world.resources[logical_id]
-            retention = dead["MessageRetentionPeriod"]
-            kept = number(345600 if retention is None else retention)
+            kept = number(dead["MessageRetentionPeriod"], RETENTION)
             if kept is not None and kept < self.config["days"] * 86400:
                 yield (
                     dead.path("MessageRetentionPeriod"),

@@ -41,7 +41,7 @@ def problems(policy: object) -> Iterator[str]:
     """What SNS would refuse in a retry policy; its defaults are 3 retries 20 s apart."""
 
     def value(name: str, default: float) -> float | None:
-        return number(default if at(policy, name) is None else at(policy, name))
+        return number(at(policy, name), default)
 
     if not isinstance(policy, dict):
         return

@@ -28,7 +28,7 @@ class NoPartialBatchResponse(Rule):
         for mapping in world.of("AWS::Lambda::EventSourceMapping"):
             if not world.reads_a_queue(mapping):
                 continue
-            size = number(10 if mapping["BatchSize"] is None else mapping["BatchSize"])
+            size = number(mapping["BatchSize"], 10)
             types = mapping["FunctionResponseTypes"]
             reported = isinstance(types, list) and (
                 "ReportBatchItemFailures" in types or UNKNOWN in types

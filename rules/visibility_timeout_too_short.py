@@ -28,9 +28,8 @@ class VisibilityTimeoutTooShort(Rule):
         for _, queue, function in world.event_sources:
             if function is None:
                 continue
-            timeout = number(3 if function["Timeout"] is None else function["Timeout"])
-            set_to = queue["VisibilityTimeout"]
-            visibility = number(30 if set_to is None else set_to)
+            timeout = number(function["Timeout"], 3)
+            visibility = number(queue["VisibilityTimeout"], 30)
             if timeout is None or visibility is None:
                 continue
             least = timeout * self.config["factor"]
