@@ -8,14 +8,15 @@ RequestValidatorId, so that every body passes.
 import json
 from typing import Any
 
+import resources
 from ministack.services import apigateway_v1
 from ministack.services.cloudformation import provisioners
 
 PATCHES = (
+    *resources.NEEDS,
     "services.apigateway_v1._create_request_validator",
     "services.apigateway_v1._delete_request_validator",
     "services.apigateway_v1._resources",
-    "services.cloudformation.provisioners._RESOURCE_HANDLERS",
 )
 
 
@@ -26,9 +27,7 @@ def close() -> None:
         "update": _update,
         "delete": _delete,
     }
-    methods = provisioners._RESOURCE_HANDLERS["AWS::ApiGateway::Method"]
-    for verb, properties_at in (("create", 1), ("update", 2)):
-        methods[verb] = _then_validate(methods[verb], properties_at)
+    resources.finish("AWS::ApiGateway::Method", _validate)
 
 
 def _create(logical_id: str, properties: dict[str, Any], _stack: str) -> tuple[str, dict[str, str]]:
@@ -55,15 +54,10 @@ def _delete(physical_id: str, properties: dict[str, Any]) -> None:
     apigateway_v1._delete_request_validator(properties["RestApiId"], physical_id)
 
 
-def _then_validate(handler: Any, properties_at: int) -> Any:
-    def wrapped(*arguments: Any) -> Any:
-        result, properties = handler(*arguments), arguments[properties_at]
-        resource = apigateway_v1._resources[properties["RestApiId"]][properties["ResourceId"]]
-        method = resource["resourceMethods"][properties["HttpMethod"]]
-        method["requestValidatorId"] = properties.get("RequestValidatorId")
-        return result
-
-    return wrapped
+def _validate(_method_id: str, properties: dict[str, Any]) -> None:
+    resource = apigateway_v1._resources[properties["RestApiId"]][properties["ResourceId"]]
+    method = resource["resourceMethods"][properties["HttpMethod"]]
+    method["requestValidatorId"] = properties.get("RequestValidatorId")
 
 
 def _true(value: Any) -> bool:

@@ -12,11 +12,12 @@ import json
 import time
 from typing import Any
 
+import resources
 from ministack.core.responses import error_response_json
 from ministack.services import dynamodb
-from ministack.services.cloudformation import provisioners
 
 PATCHES = (
+    *resources.NEEDS,
     "services.dynamodb._batch_write_item",
     "services.dynamodb._put_item",
     "services.dynamodb._update_item",
@@ -26,7 +27,6 @@ PATCHES = (
     "services.dynamodb._normalize_table_name",
     "services.dynamodb._item_size_bytes",
     "services.dynamodb._capacity_kb",
-    "services.cloudformation.provisioners._RESOURCE_HANDLERS",
 )
 
 _buckets: dict[str, tuple[float, float]] = {}  # table's ARN to (units left, when)
@@ -34,28 +34,19 @@ _buckets: dict[str, tuple[float, float]] = {}  # table's ARN to (units left, whe
 
 def close() -> None:
     """Keep a template's maximum, and count what is written against it."""
-    table = provisioners._RESOURCE_HANDLERS["AWS::DynamoDB::Table"]
-    for verb, properties_at in (("create", 1), ("update", 2)):
-        table[verb] = _then_limit(table[verb], properties_at)
+    resources.finish("AWS::DynamoDB::Table", _limit)
     for single in ("_put_item", "_update_item", "_delete_item"):
         setattr(dynamodb, single, _unless_throttled(getattr(dynamodb, single)))
     dynamodb._batch_write_item = _what_fits(dynamodb._batch_write_item)
 
 
-def _then_limit(handler: Any, properties_at: int) -> Any:
-    def wrapped(*arguments: Any, **named: Any) -> Any:
-        result, properties = handler(*arguments, **named), arguments[properties_at]
-        limits = properties.get("OnDemandThroughput") or {}
-        found = dynamodb._tables.get(result[0]) or {}
-        if limits or "OnDemandThroughput" in found:
-            asked = {
-                name: limits.get(name, -1)
-                for name in ("MaxReadRequestUnits", "MaxWriteRequestUnits")
-            }
-            dynamodb._update_table({"TableName": result[0], "OnDemandThroughput": asked})
-        return result
-
-    return wrapped
+def _limit(table: str, properties: dict[str, Any]) -> None:
+    limits = properties.get("OnDemandThroughput") or {}
+    if limits or "OnDemandThroughput" in (dynamodb._tables.get(table) or {}):
+        asked = {
+            name: limits.get(name, -1) for name in ("MaxReadRequestUnits", "MaxWriteRequestUnits")
+        }
+        dynamodb._update_table({"TableName": table, "OnDemandThroughput": asked})
 
 
 def _unless_throttled(write: Any) -> Any:

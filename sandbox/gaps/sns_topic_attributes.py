@@ -6,10 +6,10 @@ nothing else. A FIFO topic so made asks for no message group and delivers duplic
 
 from typing import Any
 
+import resources
 from ministack.services import sns
-from ministack.services.cloudformation import provisioners
 
-PATCHES = ("services.sns._topics", "services.cloudformation.provisioners._RESOURCE_HANDLERS")
+PATCHES = (*resources.NEEDS, "services.sns._topics")
 
 ATTRIBUTES = (
     "ContentBasedDeduplication",
@@ -23,26 +23,19 @@ ATTRIBUTES = (
 
 def close() -> None:
     """Set the attributes after a topic is created or updated."""
-    handlers = provisioners._RESOURCE_HANDLERS["AWS::SNS::Topic"]
-    handlers["create"] = _then_set(handlers["create"], 1)
-    handlers["update"] = _then_set(handlers["update"], 2)
+    resources.finish("AWS::SNS::Topic", _set)
 
 
-def _then_set(handler: Any, properties_at: int) -> Any:
-    def wrapped(*arguments: Any, **named: Any) -> Any:
-        result = handler(*arguments, **named)
-        properties, topic = arguments[properties_at], sns._topics[result[0]]
-        for name in ATTRIBUTES:
-            topic["attributes"].pop(name, None)
-            if name in properties:
-                topic["attributes"][name] = _text(properties[name])
-        if topic["attributes"].get("FifoTopic") == "true":
-            topic["attributes"].setdefault("ContentBasedDeduplication", "false")
-            topic.setdefault("dedup_cache", {})
-            topic.setdefault("fifo_seq", 0)
-        return result
-
-    return wrapped
+def _set(arn: str, properties: dict[str, Any]) -> None:
+    topic = sns._topics[arn]
+    for name in ATTRIBUTES:
+        topic["attributes"].pop(name, None)
+        if name in properties:
+            topic["attributes"][name] = _text(properties[name])
+    if topic["attributes"].get("FifoTopic") == "true":
+        topic["attributes"].setdefault("ContentBasedDeduplication", "false")
+        topic.setdefault("dedup_cache", {})
+        topic.setdefault("fifo_seq", 0)
 
 
 def _text(value: Any) -> str:
