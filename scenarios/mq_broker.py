@@ -540,8 +540,7 @@ class OrdersThroughABroker:
             ),
             "no queue but orders.dead holds an order": not any(waiting.values()),
         }
-        for claim, holds in claims.items():
-            stage.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")
+        broken = stage.judge(claims)
         stage.balance(
             "confirmed",
             len(confirmations),
@@ -552,6 +551,5 @@ class OrdersThroughABroker:
                 "dead-lettered": len(dead),
             },
         )
-        broken = [claim for claim, holds in claims.items() if not holds]
         if broken:
             raise ScenarioFailed(f"not so: {'; '.join(broken)}. {self.what_failed()}")

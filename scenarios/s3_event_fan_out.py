@@ -483,9 +483,7 @@ class ImagesToEveryService:
                 self.stage.depth(self.out[f"{queue}Url"]) for queue in QUEUES
             ),
         }
-        for claim, holds in claims.items():
-            self.stage.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")
-        broken = [claim for claim, holds in claims.items() if not holds]
+        broken = self.stage.judge(claims)
         if broken:
             raise ScenarioFailed(f"not so: {'; '.join(broken)}. {self.what_failed()}")
         for queue in QUEUES:

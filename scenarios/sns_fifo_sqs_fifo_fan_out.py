@@ -456,12 +456,10 @@ class EventsThroughTheFanOut:
                 "duplicates dropped": len(dropped),
             }
             balances.append((f"published, to {service.name}", parts))
-        for claim, holds in claims.items():
-            self.stage.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")
+        broken = self.stage.judge(claims)
         for whole, parts in balances:
             total = sum(len(times) for times in self.published.values())
             self.stage.balance(whole, total, parts)
-        broken = [claim for claim, holds in claims.items() if not holds]
         if broken:
             raise ScenarioFailed(f"not so: {'; '.join(broken)}. {self.what_failed()}")
 

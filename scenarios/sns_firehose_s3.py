@@ -357,12 +357,10 @@ class OrdersIntoTheArchive:
                 set(parked) == {unlucky} and not any(unlucky in text for text in archived)
             ),
         }
-        for claim, holds in claims.items():
-            self.stage.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")
+        broken = self.stage.judge(claims)
         self.stage.balance(
             "published", len(self.sent), {"archived": archived.total(), "parked": len(parked)}
         )
-        broken = [claim for claim, holds in claims.items() if not holds]
         if broken:
             raise ScenarioFailed(f"not so: {'; '.join(broken)}. {self.what_failed()}")
 

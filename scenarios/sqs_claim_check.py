@@ -472,8 +472,7 @@ class ClaimsAtTheCounter:
             "Buying may not read what it stored": self.buying_may_not_read(bad[1].sent.claim),
             "Orders is empty": self.stage.depth(self.out["OrdersUrl"]) == 0,
         }
-        for claim, holds in claims.items():
-            self.stage.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")
+        broken = self.stage.judge(claims)
         self.stage.balance(
             "sent",
             len(self.orders),
@@ -483,7 +482,6 @@ class ClaimsAtTheCounter:
                 "duplicates dropped": len(dropped),
             },
         )
-        broken = [claim for claim, holds in claims.items() if not holds]
         if broken:
             raise ScenarioFailed(f"not so: {'; '.join(broken)}. {self.what_failed()}")
 

@@ -350,15 +350,13 @@ class OrdersRedriven:
             "FailedOrders is empty": self.stage.depth(self.out["FailedOrdersUrl"]) == 0,
             "Orders is empty": self.stage.depth(self.out["OrdersUrl"]) == 0,
         }
-        for claim, holds in self.claims.items():
-            self.stage.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")
+        broken = self.stage.judge(self.claims)
         self.stage.balance("parked", GIFT, {"moved by the two redrives": self.moved})
         self.stage.balance(
             "sent",
             len(self.sent),
             {"fulfilled at once": len(at_once), "fulfilled after the redrives": len(after)},
         )
-        broken = [claim for claim, holds in self.claims.items() if not holds]
         if broken:
             raise ScenarioFailed(f"not so: {'; '.join(broken)}. {self.what_failed()}")
 

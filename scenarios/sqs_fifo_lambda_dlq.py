@@ -442,9 +442,7 @@ class ChangesThroughTheQueue:
             },
             "OrderChanges is empty": self.stage.depth(self.out["OrderChangesUrl"]) == 0,
         }
-        for claim, holds in claims.items():
-            self.stage.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")
+        broken = self.stage.judge(claims)
         self.stage.balance("sent", len(self.sent) + len(self.resent) + len(self.copied), parts)
-        broken = [claim for claim, holds in claims.items() if not holds]
         if broken:
             raise ScenarioFailed(f"not so: {'; '.join(broken)}. {self.what_failed()}")

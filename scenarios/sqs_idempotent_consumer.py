@@ -665,8 +665,7 @@ class OrdersToWorkers:
             ),
             "Orders is empty": stage.depth(self.out["OrdersUrl"]) == 0,
         }
-        for claim, holds in claims.items():
-            stage.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")
+        broken = stage.judge(claims)
         stage.balance(
             "sent",
             len(self.kinds),
@@ -676,6 +675,5 @@ class OrdersToWorkers:
                 "duplicates dropped": len(dropped),
             },
         )
-        broken = [claim for claim, holds in claims.items() if not holds]
         if broken:
             raise ScenarioFailed(f"not so: {'; '.join(broken)}. {self.what_failed()}")

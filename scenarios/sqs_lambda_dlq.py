@@ -268,8 +268,7 @@ class OrdersThroughTheQueue:
             ),
             "Orders is empty": self.stage.depth(self.out["OrdersUrl"]) == 0,
         }
-        for claim, holds in claims.items():
-            self.stage.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")
+        broken = self.stage.judge(claims)
         self.stage.balance(
             "sent",
             len(self.sent),
@@ -279,6 +278,5 @@ class OrdersThroughTheQueue:
                 "duplicates dropped": len(dropped),
             },
         )
-        broken = [claim for claim, holds in claims.items() if not holds]
         if broken:
             raise ScenarioFailed(f"not so: {'; '.join(broken)}. {self.what_failed()}")

@@ -628,8 +628,7 @@ class QuestionsAndAnswers:
     def account(self, parked: dict[str, dict[str, Any]]) -> None:
         """Every question that was sent, and every answer, ended in exactly one place."""
         claims = self.claims(parked)
-        for claim, holds in claims.items():
-            self.stage.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")
+        broken = self.stage.judge(claims)
         self.stage.balance(
             "answers sent by CheckFraud",
             len(self.log("Answered question")),
@@ -654,6 +653,5 @@ class QuestionsAndAnswers:
                 "parked": len(parked),
             },
         )
-        broken = [claim for claim, holds in claims.items() if not holds]
         if broken:
             raise ScenarioFailed(f"not so: {'; '.join(broken)}. {self.what_failed()}")

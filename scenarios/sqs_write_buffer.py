@@ -388,8 +388,7 @@ class BurstOfPosts:
             and set(parked) == self.poison,
             "Orders is empty": self.stage.depth(self.out["OrdersUrl"]) == 0,
         }
-        for claim, holds in claims.items():
-            self.stage.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")
+        broken = self.stage.judge(claims)
         self.stage.balance(
             "sent",
             len(self.accepted) + len(self.refused) + len(self.poison),
@@ -403,7 +402,6 @@ class BurstOfPosts:
                 "parked": len(parked),
             },
         )
-        broken = [claim for claim, holds in claims.items() if not holds]
         if broken:
             raise ScenarioFailed(f"not so: {'; '.join(broken)}. {self.what_failed()}")
 

@@ -155,6 +155,12 @@ class Stage:
             except ScenarioFailed as failure:
                 raise ScenarioFailed(f"{failure} {why()}".strip()) from None
 
+    def judge(self, claims: Mapping[str, bool]) -> list[str]:
+        """Print each claim and whether it holds; those that do not."""
+        for claim, holds in claims.items():
+            self.say(f"{'✓' if holds else '✗'} {claim}", style="" if holds else "red")
+        return [claim for claim, holds in claims.items() if not holds]
+
     def balance(self, whole: str, total: int, parts: dict[str, int]) -> None:
         """Print `whole` = the sum of `parts`, and fail if it is not."""
         sides = " + ".join(f"{number} {name}" for name, number in parts.items())
