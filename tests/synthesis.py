@@ -76,6 +76,16 @@ def synthesize(stack_class: type[Stack], name: str, **options: Any) -> Synthesiz
     )
 
 
+def only(pattern: Synthesized, kind: str, begins: str = "") -> dict[str, Any]:
+    """The properties of the one resource of a type whose logical id begins so."""
+    (properties,) = [
+        properties
+        for logical_id, properties in pattern.resources(kind).items()
+        if logical_id.startswith(begins)
+    ]
+    return properties
+
+
 @cache
 def synthesized(stem: str) -> Synthesized:
     """A pattern with its default options."""

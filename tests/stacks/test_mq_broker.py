@@ -10,21 +10,12 @@ from typing import Any
 import pytest
 
 import app
-from tests.synthesis import PROJECT, Synthesized, synthesize, synthesized
+from tests.synthesis import PROJECT, Synthesized, only, synthesize, synthesized
 
 
 @pytest.fixture
 def pattern() -> Synthesized:
     return synthesized("mq_broker")
-
-
-def only(pattern: Synthesized, kind: str, begins: str = "") -> dict[str, Any]:
-    (properties,) = [
-        properties
-        for logical_id, properties in pattern.resources(kind).items()
-        if logical_id.startswith(begins)
-    ]
-    return properties
 
 
 def with_options(**options: Any) -> Synthesized:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import app
-from tests.synthesis import Synthesized, synthesize, synthesized
+from tests.synthesis import Synthesized, only, synthesize, synthesized
 
 BRANCHES = [
     ("FraudChecks", "CheckFraud", "FraudVerdicts"),
@@ -19,15 +19,6 @@ BRANCHES = [
 @pytest.fixture
 def pattern() -> Synthesized:
     return synthesized("sns_fifo_sqs_fifo_fan_out")
-
-
-def only(pattern: Synthesized, kind: str, begins: str = "") -> dict[str, Any]:
-    (properties,) = [
-        properties
-        for logical_id, properties in pattern.resources(kind).items()
-        if logical_id.startswith(begins)
-    ]
-    return properties
 
 
 def with_options(**options: Any) -> Synthesized:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import app
-from tests.synthesis import Synthesized, synthesize, synthesized
+from tests.synthesis import Synthesized, only, synthesize, synthesized
 
 MIB = 1024 * 1024
 
@@ -16,15 +16,6 @@ MIB = 1024 * 1024
 @pytest.fixture
 def pattern() -> Synthesized:
     return synthesized("sqs_claim_check")
-
-
-def only(pattern: Synthesized, kind: str, begins: str = "") -> dict[str, Any]:
-    (properties,) = [
-        properties
-        for logical_id, properties in pattern.resources(kind).items()
-        if logical_id.startswith(begins)
-    ]
-    return properties
 
 
 def with_options(**options: Any) -> Synthesized:

@@ -15,21 +15,12 @@ import pytest
 import app
 from tests.sandbox.checks.redrive import MOVES, Pair
 from tests.sandbox.checks.stepfunctions import ended, role_that_may
-from tests.synthesis import Synthesized, synthesize, synthesized
+from tests.synthesis import Synthesized, only, synthesize, synthesized
 
 
 @pytest.fixture
 def pattern() -> Synthesized:
     return synthesized("sqs_dlq_redrive")
-
-
-def only(pattern: Synthesized, kind: str, begins: str = "") -> dict[str, Any]:
-    (properties,) = [
-        properties
-        for logical_id, properties in pattern.resources(kind).items()
-        if logical_id.startswith(begins)
-    ]
-    return properties
 
 
 def with_options(**options: Any) -> Synthesized:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import app
-from tests.synthesis import PROJECT, Synthesized, synthesize, synthesized
+from tests.synthesis import PROJECT, Synthesized, only, synthesize, synthesized
 
 PROGRAMS = PROJECT / "workers" / "sqs_idempotent_consumer"
 
@@ -17,15 +17,6 @@ PROGRAMS = PROJECT / "workers" / "sqs_idempotent_consumer"
 @pytest.fixture
 def pattern() -> Synthesized:
     return synthesized("sqs_idempotent_consumer")
-
-
-def only(pattern: Synthesized, kind: str, begins: str = "") -> dict[str, Any]:
-    (properties,) = [
-        properties
-        for logical_id, properties in pattern.resources(kind).items()
-        if logical_id.startswith(begins)
-    ]
-    return properties
 
 
 def with_options(**options: Any) -> Synthesized:

@@ -8,21 +8,12 @@ from typing import Any
 import pytest
 
 import app
-from tests.synthesis import Synthesized, synthesize, synthesized
+from tests.synthesis import Synthesized, only, synthesize, synthesized
 
 
 @pytest.fixture
 def pattern() -> Synthesized:
     return synthesized("sqs_request_response")
-
-
-def only(pattern: Synthesized, kind: str, begins: str = "") -> dict[str, Any]:
-    (properties,) = [
-        properties
-        for logical_id, properties in pattern.resources(kind).items()
-        if logical_id.startswith(begins)
-    ]
-    return properties
 
 
 def with_options(**options: Any) -> Synthesized:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import app
-from tests.synthesis import PROJECT, Synthesized, synthesize, synthesized
+from tests.synthesis import PROJECT, Synthesized, only, synthesize, synthesized
 
 STEM = "step_functions_error_handling"
 
@@ -17,15 +17,6 @@ STEM = "step_functions_error_handling"
 @pytest.fixture
 def pattern() -> Synthesized:
     return synthesized(STEM)
-
-
-def only(pattern: Synthesized, kind: str, begins: str = "") -> dict[str, Any]:
-    (properties,) = [
-        properties
-        for logical_id, properties in pattern.resources(kind).items()
-        if logical_id.startswith(begins)
-    ]
-    return properties
 
 
 def with_options(**options: Any) -> Synthesized:
