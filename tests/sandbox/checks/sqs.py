@@ -29,7 +29,7 @@ def lambda_mapping_metrics(client: Clients) -> bool:
 def lambda_log_lines(client: Clients) -> bool:
     """The last of very many lines that a function writes is in its log."""
     logs = client("logs")
-    code = "def handler(event, context):\n    print('\\n' * 300_000 + 'the last line')\n"
+    code = "def handler(event, context):\n    print('\\n' * 1_000_000 + 'the last line')\n"
     name = function(client, code).rpartition(":")[2]
     client("lambda").update_function_configuration(FunctionName=name, Timeout=60)
     assert "FunctionError" not in client("lambda").invoke(FunctionName=name)
