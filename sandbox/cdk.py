@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -36,22 +36,33 @@ def contexts(options: Mapping[str, str]) -> list[str]:
 def deploy(server: Server, pattern: str, options: Mapping[str, str] | None = None) -> None:
     """Deploy one pattern as it ships; SandboxError if the CLI says no (it has said why).
 
-    The first time on a server, the CDK's bootstrap stack is deployed beside the synthesis. The
-    CLI's own template validation is off here; `make synth` and the tests have it on.
+    The first time on a server, the CDK's bootstrap stack is deployed beside the synthesis.
     """
     assembly = str(_assembly(server, pattern))
-    chosen = ("-e", pattern, "-o", assembly, *contexts(DISPOSABLE | dict(options or {})))
     if (Path(server.folder) / "bootstrapped").exists():
-        _run(server, "deploy", *chosen, *QUICKLY)
+        _run(server, "deploy", *_to(assembly, [pattern], options), *QUICKLY)
         return
-    synth = _start(server, "synth", "-q", *chosen)
+    synthesize(server, [pattern], assembly, options)
+    deploy_assembly(server, pattern, assembly)
+
+
+def synthesize(
+    server: Server,
+    patterns: Sequence[str],
+    assembly: str,
+    options: Mapping[str, str] | None = None,
+) -> None:
+    """Write a cloud assembly of these patterns, and bootstrap the server meanwhile.
+
+    The CLI's own template validation is off in the sandbox; `make synth` and the tests have it on.
+    """
+    synth = _start(server, "synth", "-q", *_to(assembly, patterns, options))
     try:
         bootstrap(server)
     finally:
         code = synth.wait()
     if code:
-        raise SandboxError(f"cdk synth {pattern} failed")
-    deploy_assembly(server, pattern, assembly)
+        raise SandboxError(f"cdk synth {' '.join(patterns)} failed")
 
 
 def deploy_assembly(server: Server, pattern: str, assembly: str) -> None:
@@ -82,6 +93,13 @@ def destroy(server: Server, pattern: str, assembly: str | None = None) -> None:
     if not assembly and not Path(deployed).exists():
         _run(server, "synth", pattern, "-q", "-e", "-o", deployed)
     _run(server, "destroy", pattern, "-e", "--force", "--app", assembly or deployed)
+
+
+def _to(
+    assembly: str, patterns: Sequence[str], options: Mapping[str, str] | None
+) -> tuple[str, ...]:
+    """These patterns only, with these options, synthesized to that folder."""
+    return (*patterns, "-e", "-o", assembly, *contexts(DISPOSABLE | dict(options or {})))
 
 
 def _assembly(server: Server, pattern: str) -> Path:

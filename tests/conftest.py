@@ -53,6 +53,10 @@ class Grouped(LoadScopeScheduling):
             return test.partition("[")[2]  # a pattern's synthesis, for all its laws
         if file.startswith("tests/rules/test_"):
             return "rules"  # the synthesis of all patterns
+        if file.endswith("/test_fork.py"):
+            return "fork"  # the imports of all files
+        if test.startswith("test_gap_is_open_in_stock"):
+            return "stock"  # a server without our gaps, which all checks wait for at once
         return nodeid
 
 
@@ -63,8 +67,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Grouped:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones first, so that the processes end together."""
-    first = ("tests/scenarios/", "tests/rules/", "tests/test_patterns")
+    """The long ones first, so that the processes end together.
+
+    What needs no deployment goes before the scenarios: they wait for one synthesis of all.
+    """
+    first = ("tests/rules/", "tests/test_fork", "tests/scenarios/", "tests/test_patterns")
     items.sort(key=lambda item: [not item.nodeid.startswith(folder) for folder in first])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -94,8 +95,19 @@ def test_aws_without_credentials_is_one_line() -> None:
 
 def test_aws_says_the_account_and_the_region_first(sandbox: object) -> None:
     """The caller's own environment is used as it is: here it happens to lead to the sandbox."""
-    done = gallery("destroy", "SqsLambdaDlq", "--target", "aws")
-    assert done.stdout.startswith("AWS account 000000000000, Region us-east-1, as arn:aws:iam::")
+    started = subprocess.Popen(
+        [sys.executable, "gallery.py", "destroy", "SqsLambdaDlq", "--target", "aws"],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    with started as process:
+        assert process.stdout
+        said = process.stdout.readline()
+        os.killpg(process.pid, signal.SIGKILL)  # what the CDK does then is no matter of this test
+    assert said.startswith("AWS account 000000000000, Region us-east-1, as arn:aws:iam::")
 
 
 def test_list_names_every_pattern_with_its_problem() -> None:

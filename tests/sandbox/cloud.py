@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
 import uuid
 import zipfile
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import boto3
 
 from sandbox import server
 
-Clients = Callable[..., Any]
-
-
 PATIENCE = 6  # real seconds in which a check must pass; on stock it is waited out
 
 
-def clients(target: server.Server) -> Clients:
-    """Clients for one server, without changing this process's environment."""
-    environment = target.environment()
-    return partial(
-        boto3.client,
-        endpoint_url=environment["AWS_ENDPOINT_URL"],
-        verify=environment["AWS_CA_BUNDLE"],
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
+class Clients:
+    """Clients of one server, each made once, for any thread; this process's environment is left.
+
+    url: the server's. authority: the file that its certificate is trusted by.
+    """
+
+    def __init__(self, target: server.Server) -> None:
+        environment = target.environment()
+        self.url, self.authority = environment["AWS_ENDPOINT_URL"], environment["AWS_CA_BUNDLE"]
+        self._session = boto3.Session("test", "test", region_name="us-east-1")
+        self._lock = threading.Lock()  # a session makes one client at a time
+        self._made: dict[str, Any] = {}
+
+    def __call__(self, service: str, **settings: Any) -> Any:
+        """The client of a service; with settings of its own, as boto3 takes them, a new one."""
+        with self._lock:
+            if settings or service not in self._made:
+                own = {"endpoint_url": self.url, "verify": self.authority} | settings
+                made = self._session.client(service, **own)
+                return made if settings else self._made.setdefault(service, made)
+            return self._made[service]
 
 
 def soon(probe: Callable[[], bool], seconds: float = PATIENCE) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import io
 import shutil
@@ -28,16 +29,35 @@ def play(stem: str, stack: str) -> str:
     return told.getvalue()
 
 
-def test_scenario(stem: str, sandbox: server.Server) -> None:
+@pytest.fixture(scope="session")
+def assembly(sandbox: server.Server, request: pytest.FixtureRequest) -> str | None:
+    """Where all patterns of this session lie, synthesized by one command; None for a single one."""
+    scenarios = "tests/scenarios/test_scenarios.py::test_scenario["
+    nodes = [item.nodeid for item in request.session.items if item.nodeid.startswith(scenarios)]
+    if len(nodes) == 1:
+        return None
+    folder = Path(sandbox.folder) / "scenarios.out"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes first does it for all processes
+        if not folder.exists():
+            names = [PATTERNS[node.removeprefix(scenarios).rstrip("]")] for node in nodes]
+            cdk.synthesize(sandbox, names, str(folder))
+    return str(folder)
+
+
+def test_scenario(stem: str, sandbox: server.Server, assembly: str | None) -> None:
     """Deploy, play, destroy; then nothing of it is left."""
     pattern = PATTERNS[stem]
-    cdk.deploy(sandbox, pattern)
+    if assembly:
+        cdk.deploy_assembly(sandbox, pattern, assembly)
+    else:
+        cdk.deploy(sandbox, pattern)
     try:
         told = play(stem, pattern)
     except ScenarioCannotRun as missing:
         pytest.skip(str(missing))
     finally:
-        cdk.destroy(sandbox, pattern)
+        cdk.destroy(sandbox, pattern, assembly)
     assert "balance: " in told
     assert left_of(sandbox, pattern) == []
 

@@ -14,14 +14,13 @@ from tests.sandbox.cloud import Clients, allow, deploy, role
 
 def post(client: Clients, path: str, body: str = "{}", host: str = "") -> int:
     """The status of a POST to the server, under a host of its own or another."""
-    settings: dict[str, Any] = getattr(client, "keywords")  # noqa: B009  (of a partial)
     request = urllib.request.Request(
-        settings["endpoint_url"] + path,
+        client.url + path,
         body.encode(),
         {"Content-Type": "application/json"} | ({"Host": host} if host else {}),
     )
     try:
-        trusted = ssl.create_default_context(cafile=settings["verify"])
+        trusted = ssl.create_default_context(cafile=client.authority)
         with urllib.request.urlopen(request, context=trusted, timeout=10) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
