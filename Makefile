@@ -30,8 +30,8 @@ deploy: setup ## deploy PATTERN to the sandbox, or to AWS with TARGET=aws
 demo: setup ## deploy PATTERN, drive it with real messages and account for every one
 	@$(RUN) gallery.py demo $(PATTERN) --target $(TARGET) $(addprefix --option ,$(OPTIONS))
 
-destroy: setup ## take PATTERN away again
-	@$(RUN) gallery.py destroy $(PATTERN) --target $(TARGET)
+destroy: setup ## take PATTERN away again; on AWS with EMPTY=yes also what its buckets hold
+	@$(RUN) gallery.py destroy $(PATTERN) --target $(TARGET) $(if $(EMPTY),--empty)
 
 sandbox: setup ## run the embedded AWS in the foreground; Ctrl-C stops it
 	@$(RUN) -m sandbox start --foreground

@@ -28,6 +28,9 @@ Pattern = Annotated[
     str, typer.Argument(help="A pattern's deploy name; see list.", show_default=False)
 ]
 Options = Annotated[list[str], typer.Option("--option", help="A stack's option, name=value.")]
+Empty = Annotated[
+    bool, typer.Option("--empty", help="On AWS: first delete all that the stack's buckets hold.")
+]
 On = Annotated[Target, typer.Option(help="The embedded AWS, or your AWS account.")]
 
 
@@ -101,6 +104,43 @@ def aws() -> dict[str, str]:
     return {**os.environ, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}
 
 
+def clear_buckets(stack: str, region: str, *, empty: bool) -> None:
+    """Empty the buckets that are to be deleted with a stack, since what they hold would stop that.
+
+    Unless `empty`, the command ends here with their names.
+    """
+    import boto3
+    from botocore.exceptions import ClientError
+
+    session = boto3.Session(region_name=region)
+    cloudformation, s3 = session.client("cloudformation"), session.resource("s3")
+    try:
+        (deployed,) = cloudformation.describe_stacks(StackName=stack)["Stacks"]
+    except ClientError:
+        return  # not there: the CDK says so
+    if deployed.get("EnableTerminationProtection"):
+        return  # stays: the CDK says so
+    resources = cloudformation.get_template(StackName=stack)["TemplateBody"]["Resources"]
+    pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=stack)
+    full = [
+        bucket
+        for page in pages
+        for one in page["StackResourceSummaries"]
+        if one["ResourceType"] == "AWS::S3::Bucket"
+        and one["ResourceStatus"] not in ("CREATE_FAILED", "DELETE_COMPLETE")  # not there
+        and resources[one["LogicalResourceId"]].get("DeletionPolicy", "Delete") == "Delete"
+        for bucket in [s3.Bucket(one["PhysicalResourceId"])]
+        if any(bucket.object_versions.limit(1))
+    ]
+    names = ", ".join(bucket.name for bucket in full)
+    if full and not empty:
+        fail(f"CloudFormation deletes no bucket that holds objects: {names}; add EMPTY=yes")
+    for bucket in full:
+        bucket.object_versions.delete()
+    if full:
+        typer.echo(f"emptied {names}")
+
+
 @app.command("list")
 def list_() -> None:
     """The patterns there are, each with its problem in one sentence."""
@@ -154,11 +194,13 @@ def demo(pattern: Pattern = "", target: On = Target.SANDBOX, option: Options = [
 
 
 @app.command()
-def destroy(pattern: Pattern = "", target: On = Target.SANDBOX) -> None:
+def destroy(pattern: Pattern = "", target: On = Target.SANDBOX, empty: Empty = False) -> None:
     """Take one pattern away."""
     pattern = known(pattern)
     if target is Target.AWS:
-        raise typer.Exit(run(*cdk.command("destroy", "-e", pattern), env=aws()))
+        environment = aws()
+        clear_buckets(pattern, environment["AWS_REGION"], empty=empty)
+        raise typer.Exit(run(*cdk.command("destroy", "-e", pattern), env=environment))
     if not (running := server.find()):
         fail("no sandbox is running, so nothing is deployed in it")
     cdk.destroy(running, pattern)

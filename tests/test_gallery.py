@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import uuid
+from functools import partial
 from pathlib import Path
 
+import boto3
 import pytest
+from typer.testing import CliRunner
 
 import gallery as gallery_module
 from tests.synthesis import PATTERNS, PROJECT
@@ -108,6 +113,57 @@ def test_aws_says_the_account_and_the_region_first(sandbox: object) -> None:
         said = process.stdout.readline()
         os.killpg(process.pid, signal.SIGKILL)  # what the CDK does then is no matter of this test
     assert said.startswith("AWS account 000000000000, Region us-east-1, as arn:aws:iam::")
+
+
+def test_a_bucket_that_holds_objects_is_named_and_emptied_only_if_told_to(
+    sandbox: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On AWS it would stop the stack's deletion half way; one that is retained would not.
+
+    A stack that is protected keeps its objects, whatever is said: it will not be deleted.
+    """
+    stack = f"holds-{uuid.uuid4().hex[:8]}"
+    buckets: dict[str, dict[str, object]] = {
+        name: {
+            "Type": "AWS::S3::Bucket",
+            "Properties": {
+                "BucketName": f"{stack}-{name.lower()}",
+                "VersioningConfiguration": {"Status": "Enabled"},
+            },
+        }
+        for name in ("Full", "Empty", "Retained")
+    }
+    buckets["Retained"]["DeletionPolicy"] = "Retain"
+    cloudformation, s3 = boto3.client("cloudformation"), boto3.client("s3")
+    cloudformation.create_stack(StackName=stack, TemplateBody=json.dumps({"Resources": buckets}))
+    cloudformation.get_waiter("stack_create_complete").wait(
+        StackName=stack, WaiterConfig={"Delay": 0.2}
+    )
+    for name in ("full", "retained"):
+        s3.put_object(Bucket=f"{stack}-{name}", Key="order", Body=b"1")
+        s3.delete_object(Bucket=f"{stack}-{name}", Key="order")  # a version and a marker are left
+    ran = []
+    monkeypatch.setattr(gallery_module, "known", lambda name: name)
+    monkeypatch.setattr(gallery_module, "run", lambda *words, env: ran.append(words[2:]) or 0)
+    words = ["destroy", stack, "--target", "aws"]
+    protect = partial(cloudformation.update_termination_protection, StackName=stack)
+    protect(EnableTerminationProtection=True)
+    assert CliRunner().invoke(gallery_module.app, [*words, "--empty"]).exit_code == 0
+    assert "Versions" in s3.list_object_versions(Bucket=f"{stack}-full")
+    ran.clear()
+    protect(EnableTerminationProtection=False)
+    refused = CliRunner().invoke(gallery_module.app, words)
+    assert refused.exit_code == 2 and not ran
+    assert refused.stderr == (
+        f"error: CloudFormation deletes no bucket that holds objects: {stack}-full; add EMPTY=yes\n"
+    )
+    done = CliRunner().invoke(gallery_module.app, [*words, "--empty"])
+    assert done.exit_code == 0 and ran == [("destroy", "-e", stack)]
+    assert f"emptied {stack}-full\n" in done.stdout
+    assert "Versions" not in s3.list_object_versions(Bucket=f"{stack}-full")
+    assert "Versions" in s3.list_object_versions(Bucket=f"{stack}-retained")
+    boto3.resource("s3").Bucket(f"{stack}-retained").object_versions.delete()
+    cloudformation.delete_stack(StackName=stack)
 
 
 def test_list_names_every_pattern_with_its_problem() -> None:
