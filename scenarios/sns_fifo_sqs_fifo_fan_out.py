@@ -352,7 +352,8 @@ class EventsThroughTheFanOut:
 
         def all_found() -> bool:
             for message in self.receive(queue):
-                event = message["Attributes"]["MessageDeduplicationId"]
+                # By the body: SQS gives a dead letter another deduplication id.
+                event = json.loads(message["Body"])["event_id"]
                 if event.startswith(self.run):
                     found[message["MessageId"]] = event
             return len(found) >= expected

@@ -110,9 +110,9 @@ def role(client: Clients, service: str) -> str:
     return name
 
 
-def allow(client: Clients, name: str, action: str, resource: str) -> None:
+def allow(client: Clients, name: str, action: str, *resources: str) -> None:
     """Give a role its one policy."""
-    statement = {"Effect": "Allow", "Action": action, "Resource": resource}
+    statement = {"Effect": "Allow", "Action": action, "Resource": resources}
     client("iam").put_role_policy(
         RoleName=name, PolicyName="one", PolicyDocument=json.dumps({"Statement": [statement]})
     )
@@ -131,6 +131,11 @@ def function(client: Clients, code: str) -> str:
         Code={"ZipFile": archived.getvalue()},
     )
     return made["FunctionArn"]
+
+
+def role_of(client: Clients, arn: str) -> str:
+    """The name of a function's role."""
+    return client("lambda").get_function_configuration(FunctionName=arn)["Role"].split("/")[1]
 
 
 FAILS = "def handler(event, context):\n    raise ValueError('no')\n"

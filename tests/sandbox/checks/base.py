@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import uuid
 
-from tests.sandbox.cloud import FAILS, Clients, deploy, function, highest, listen, soon
+from tests.sandbox.cloud import (
+    FAILS,
+    Clients,
+    allow,
+    deploy,
+    function,
+    highest,
+    listen,
+    role_of,
+    soon,
+)
 
 
 def powertools_layer(client: Clients) -> bool:
@@ -60,6 +70,7 @@ def sqs_clock(client: Clients) -> bool:
     name = arn.rpartition(":")[2]
     url = sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "20"})["QueueUrl"]
     queue = f"arn:aws:sqs:us-east-1:000000000000:{name}"
+    allow(client, role_of(client, arn), "sqs:*", queue)
     client("lambda").create_event_source_mapping(
         FunctionName=name, EventSourceArn=queue, FunctionResponseTypes=["ReportBatchItemFailures"]
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 
-from tests.sandbox.cloud import Clients, allow, function, soon
+from tests.sandbox.cloud import Clients, allow, function, role_of, soon
 
 SLOW = "import time\ndef handler(event, context):\n    time.sleep(2.5)\n"
 
@@ -20,8 +21,7 @@ def lambda_fifo_batches(client: Clients) -> bool:
     described = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
     arn = described["Attributes"]["QueueArn"]
     name = function(client, SLOW)
-    role = lambda_.get_function_configuration(FunctionName=name)["Role"].rpartition("/")[2]
-    allow(client, role, "sqs:*", arn)
+    allow(client, role_of(client, name), "sqs:*", arn)
     mapping = lambda_.create_event_source_mapping(
         FunctionName=name, EventSourceArn=arn, BatchSize=1
     )["UUID"]
@@ -45,3 +45,39 @@ def lambda_fifo_batches(client: Clients) -> bool:
     together = soon(lambda: in_work() == 2)
     lambda_.delete_event_source_mapping(UUID=mapping)
     return apart and together
+
+
+def sqs_fifo_dead_letters(client: Clients) -> bool:
+    """A dead letter's deduplication id is its message id; that of the message it was is kept."""
+    sqs, name = client("sqs"), f"gap-{uuid.uuid4().hex[:8]}"
+    dead = sqs.create_queue(QueueName=f"{name}-dead.fifo", Attributes={"FifoQueue": "true"})
+    policy = {
+        "deadLetterTargetArn": f"arn:aws:sqs:us-east-1:000000000000:{name}-dead.fifo",
+        "maxReceiveCount": 1,
+    }
+    alive = sqs.create_queue(
+        QueueName=f"{name}.fifo",
+        Attributes={
+            "FifoQueue": "true",
+            "VisibilityTimeout": "0",
+            "RedrivePolicy": json.dumps(policy),
+        },
+    )
+    sent = sqs.send_message(
+        QueueUrl=alive["QueueUrl"],
+        MessageBody="one",
+        MessageGroupId="a",
+        MessageDeduplicationId="mine",
+    )["MessageId"]
+
+    def ids(queue: dict[str, str]) -> list[str]:
+        messages = sqs.receive_message(
+            QueueUrl=queue["QueueUrl"],
+            VisibilityTimeout=0,
+            MessageSystemAttributeNames=["MessageDeduplicationId"],
+        ).get("Messages", [])
+        return [one["Attributes"]["MessageDeduplicationId"] for one in messages]
+
+    assert ids(alive) == ["mine"]
+    assert ids(alive) == []  # moved
+    return ids(dead) == [sent]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.sandbox.cloud import FAILS, Clients, allow, function, highest, soon
+import pytest
+
+from tests.sandbox.cloud import FAILS, Clients, allow, deploy, function, highest, role_of, soon
 
 
 def lambda_mapping_metrics(client: Clients) -> bool:
@@ -11,8 +13,7 @@ def lambda_mapping_metrics(client: Clients) -> bool:
     name = arn.rpartition(":")[2]
     url = sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "900"})["QueueUrl"]
     queue = f"arn:aws:sqs:us-east-1:000000000000:{name}"
-    role = client("lambda").get_function_configuration(FunctionName=name)["Role"].split("/")[1]
-    allow(client, role, "sqs:*", queue)
+    allow(client, role_of(client, arn), "sqs:*", queue)
     mapping = client("lambda").create_event_source_mapping(FunctionName=name, EventSourceArn=queue)
     sqs.send_message(QueueUrl=url, MessageBody="one")
     try:
@@ -24,6 +25,26 @@ def lambda_mapping_metrics(client: Clients) -> bool:
         )
     finally:
         client("lambda").delete_event_source_mapping(UUID=mapping["UUID"])
+
+
+def lambda_mapping_role(client: Clients) -> bool:
+    """No mapping, by API or by template, until the function's role may do all that Lambda does."""
+    arn, lambda_ = function(client, FAILS), client("lambda")
+    name = arn.rpartition(":")[2]
+    client("sqs").create_queue(QueueName=name)
+    queue = f"arn:aws:sqs:us-east-1:000000000000:{name}"
+    role, mapping = role_of(client, arn), {"FunctionName": name, "EventSourceArn": queue}
+    allow(client, role, "sqs:ReceiveMessage", queue)
+    try:
+        lambda_.create_event_source_mapping(**mapping)
+        return False
+    except lambda_.exceptions.InvalidParameterValueException as refused:
+        assert "role does not have permissions to call DeleteMessage on SQS" in str(refused)
+    template = {"Mapping": {"Type": "AWS::Lambda::EventSourceMapping", "Properties": mapping}}
+    with pytest.raises(AssertionError):
+        deploy(client, template)
+    allow(client, role, "sqs:*", queue)
+    return bool(deploy(client, template))
 
 
 def lambda_log_lines(client: Clients) -> bool:

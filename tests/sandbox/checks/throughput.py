@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.config import Config
 
-from tests.sandbox.cloud import Clients, allow, deploy, function, soon
+from tests.sandbox.cloud import Clients, allow, deploy, function, role_of, soon
 
 
 def dynamodb_max_throughput(client: Clients) -> bool:
@@ -61,8 +61,8 @@ def lambda_sqs_batches(client: Clients) -> bool:
         f"    sqs.send_message(QueueUrl='{seen}', MessageBody=str(len(event['Records'])))\n"
     )
     lambda_, arn = client("lambda"), function(client, code)
-    used = lambda_.get_function_configuration(FunctionName=arn)["Role"].rpartition("/")[2]
-    allow(client, used, "sqs:SendMessage", f"arn:aws:sqs:us-east-1:000000000000:{name}-seen")
+    queue = f"arn:aws:sqs:us-east-1:000000000000:{name}"
+    allow(client, role_of(client, arn), "sqs:*", queue, f"{queue}-seen")
     for first in range(0, 30, 10):
         sqs.send_message_batch(
             QueueUrl=orders,
@@ -72,7 +72,7 @@ def lambda_sqs_batches(client: Clients) -> bool:
         )
     lambda_.create_event_source_mapping(
         FunctionName=arn,
-        EventSourceArn=f"arn:aws:sqs:us-east-1:000000000000:{name}",
+        EventSourceArn=queue,
         BatchSize=20,
         MaximumBatchingWindowInSeconds=1,
     )

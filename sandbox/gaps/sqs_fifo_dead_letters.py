@@ -1,0 +1,27 @@
+"""A FIFO dead-letter queue knows a message by its id, whatever its deduplication id was.
+
+SQS puts the id of the message in the place of its deduplication id when it moves it, so that two
+dead letters cannot pass for one. Seen in MiniStack 1.5.33: the deduplication id stays.
+"""
+
+import json
+from typing import Any
+
+from ministack.services import sqs
+
+PATCHES = ("services.sqs._dlq_sweep", "services.sqs._queue_by_arn")
+
+
+def close() -> None:
+    """Change the deduplication ids of what was moved."""
+    sweep = sqs._dlq_sweep
+
+    def sweep_and_rename(queue: dict[str, Any]) -> None:
+        sweep(queue)
+        if queue["is_fifo"] and (policy := queue["attributes"].get("RedrivePolicy")):
+            dead = sqs._queue_by_arn(json.loads(policy)["deadLetterTargetArn"])
+            for message in dead["messages"] if dead else ():
+                if "DeadLetterQueueSourceArn" in message["sys"]:
+                    message["dedup_id"] = message["id"]
+
+    sqs._dlq_sweep = sweep_and_rename
