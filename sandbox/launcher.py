@@ -1,14 +1,19 @@
 """Start MiniStack with the gaps closed that our patterns need.
 
 Runs in the sandbox's own environment (.sandbox/venv) and imports nothing of the project but
-gaps/ and roles.py: functions inherit this interpreter, which must look like the Lambda runtime.
+gaps/ and what they ask: functions inherit this interpreter, which must look like the Lambda
+runtime.
 """
 
 import importlib
 import os
 import pkgutil
+import shutil
+import signal
 import sys
+import threading
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -33,10 +38,19 @@ def load(gap: str) -> ModuleType:
     return module
 
 
+def end_with_parent() -> None:
+    """Wait until whoever started this process is gone; then end it and all that it started."""
+    sys.stdin.buffer.read()
+    shutil.rmtree(Path(os.environ["TMPDIR"]).parent, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+
 def main() -> None:
     """Check the version, close the gaps, serve."""
     if len(sys.argv) > 1:
         os.set_inheritable(int(sys.argv[1]), False)  # the lock says that *this* process lives
+    if "tied" in sys.argv:
+        threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         installed = version("ministack")
     except PackageNotFoundError:

@@ -58,10 +58,15 @@ class Server:
 
 
 def start(
-    folder: Path = FOLDER, port: int | None = None, clock: float = CLOCK, gaps: bool = True
+    folder: Path = FOLDER,
+    port: int | None = None,
+    clock: float = CLOCK,
+    gaps: bool = True,
+    tied: bool = False,
 ) -> Server:
     """Start a server whose state is `folder` and wait until it answers (at most 20 s).
 
+    `tied`: it ends with this process, however that ends, and leaves nothing behind.
     SandboxError if one runs already, if `port` (default: a free one) is in use, if setup is
     missing, or if the server ends before it answers.
     """
@@ -82,18 +87,20 @@ def start(
     # belong to somebody else by now, says whether it runs.
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
+    ours, its = os.pipe()[::-1]  # `ours` closes with this process, and is never written to
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [TOOL_PYTHON, PROJECT / "sandbox" / "launcher.py", str(lock)],
+            [TOOL_PYTHON, PROJECT / "sandbox" / "launcher.py", str(lock), *["tied"] * tied],
             env=environment.for_server(port, folder, clock, gaps),
             cwd=folder / "tmp",
-            stdin=subprocess.DEVNULL,
+            stdin=its,
             stdout=log,
             stderr=log,
             pass_fds=[lock],
             start_new_session=True,
         )
-    os.close(lock)
+    for end in (lock, its, *[ours] * (not tied)):
+        os.close(end)
     server = Server(process.pid, port, clock, str(folder))
     (folder / "server.json").write_text(json.dumps(asdict(server)))
     deadline = time.monotonic() + 20

@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[FOLDER] = Path(config.workerinput["sandbox"])
     elif not config.option.collectonly:
         config.stash[FOLDER] = Path(tempfile.mkdtemp(prefix="gallery-tests-")) / "run"
-        server.start(config.stash[FOLDER])
+        server.start(config.stash[FOLDER], tied=True)
 
 
 class Grouped(LoadScopeScheduling):

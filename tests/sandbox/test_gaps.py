@@ -38,7 +38,7 @@ def on_stock(
     """
     asked = [item.name for item in request.session.items if "is_open_in_stock" in item.name]
     folder = tmp_path_factory.mktemp("stock") / "run"
-    client = Clients(server.start(folder, gaps=False))
+    client = Clients(server.start(folder, gaps=False, tied=True))
     with ThreadPoolExecutor(len(asked)) as threads:
         names = [name.partition("[")[2].rstrip("]") for name in asked]
         yield {name: threads.submit(CHECKS[name], client) for name in names}

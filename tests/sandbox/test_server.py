@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Generator
@@ -73,6 +74,28 @@ def test_a_server_that_died_is_cleared_away(folder: Path) -> None:
     assert server.find(folder) is None
     assert not folder.exists()
     assert server.start(folder).pid != started.pid
+
+
+STARTED = """
+import sys, time
+from pathlib import Path
+from sandbox import server
+print(server.start(Path(sys.argv[1]), tied=True).pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_tied_server_ends_with_whoever_started_it_even_by_sigkill(folder: Path) -> None:
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTED, folder], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+    )
+    with starter as process:
+        assert process.stdout
+        group = int(process.stdout.readline())
+        assert processes_of(group)
+        process.kill()
+    assert soon(lambda: not processes_of(group))
+    assert not folder.exists()
 
 
 def test_a_server_that_hangs_is_ended(folder: Path) -> None:
