@@ -22,6 +22,7 @@ os.environ.update(_nowhere)
 
 PROJECT = Path(__file__).parent.parent
 FOLDER = pytest.StashKey[Path]()
+SYNTHESIS = ("tests/rules/", "tests/stacks/", "tests/test_patterns", "tests/test_laws_bite")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -47,12 +48,10 @@ class Grouped(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
+        if file.startswith(SYNTHESIS):
+            return "synthesis"  # patterns once synthesized, and cfn-lint's schemas
         if file.endswith(("/test_rabbitmq.py", "/test_mq_broker.py")):
             return "rabbitmq"  # a broker's start
-        if file == "tests/test_patterns.py" and "[" in test:
-            return test.partition("[")[2]  # a pattern's synthesis, for all its laws
-        if file.startswith("tests/rules/test_"):
-            return "rules"  # the synthesis of all patterns
         if file.endswith("/test_fork.py"):
             return "fork"  # the imports of all files
         if test.startswith("test_gap_is_open_in_stock"):
@@ -71,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     What needs no deployment goes before the scenarios: they wait for one synthesis of all.
     """
-    first = ("tests/rules/", "tests/test_fork", "tests/scenarios/", "tests/test_patterns")
+    first = (*SYNTHESIS, "tests/test_fork", "tests/scenarios/")
     items.sort(key=lambda item: [not item.nodeid.startswith(folder) for folder in first])
 
 
