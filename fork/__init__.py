@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
 from functools import cache
 from importlib.metadata import distribution
@@ -263,14 +263,16 @@ def chosen(stem: str) -> tuple[Files, Files]:
     )
 
 
-def modules(file: str) -> Iterator[str]:
+@cache
+def modules(file: str) -> set[str]:
     """The files that the imports of a file may mean: from the top, or from a folder above it."""
-    for name in imported(file):
-        words = name.split(".")
-        for folder in PurePosixPath(file).parents:
-            for depth in range(1, len(words) + 1):
-                path = folder.joinpath(*words[:depth])
-                yield from (f"{path}.py", f"{path}/__init__.py")
+    return {
+        f"{folder.joinpath(*words[:depth])}{end}"
+        for words in (name.split(".") for name in imported(file))
+        for folder in PurePosixPath(file).parents
+        for depth in range(1, len(words) + 1)
+        for end in (".py", "/__init__.py")
+    }
 
 
 @cache
