@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     What needs no deployment goes before the scenarios: they wait for one synthesis of all.
     """
-    first = (*SYNTHESIS, "tests/test_fork", "tests/scenarios/")
+    first = (*SYNTHESIS, "tests/test_fork", "tests/scenarios/", "tests/workers/", "tests/sandbox/")
     items.sort(key=lambda item: [not item.nodeid.startswith(folder) for folder in first])
 
 
