@@ -21,6 +21,7 @@ import trustme
 from sandbox import environment
 
 PROJECT = Path(__file__).parent.parent
+LAUNCHER = PROJECT / "sandbox" / "launcher.py"
 TOOL_PYTHON = PROJECT / ".sandbox" / "venv" / "bin" / "python"
 FOLDER = PROJECT / ".sandbox" / "run"
 
@@ -87,10 +88,10 @@ def start(
     # belong to somebody else by now, says whether it runs.
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    ours, its = os.pipe()[::-1]  # `ours` closes with this process, and is never written to
+    its, ours = os.pipe()  # nothing is written to ours, which closes with this process
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [TOOL_PYTHON, PROJECT / "sandbox" / "launcher.py", str(lock), *["tied"] * tied],
+            [TOOL_PYTHON, LAUNCHER, str(lock), "tied" if tied else "free"],
             env=environment.for_server(port, folder, clock, gaps),
             cwd=folder / "tmp",
             stdin=its,
@@ -99,8 +100,10 @@ def start(
             pass_fds=[lock],
             start_new_session=True,
         )
-    for end in (lock, its, *[ours] * (not tied)):
-        os.close(end)
+    os.close(lock)
+    os.close(its)
+    if not tied:
+        os.close(ours)
     server = Server(process.pid, port, clock, str(folder))
     (folder / "server.json").write_text(json.dumps(asdict(server)))
     deadline = time.monotonic() + 20
