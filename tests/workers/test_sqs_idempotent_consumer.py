@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -185,6 +186,26 @@ def test_a_metadata_service_that_is_gone_stops_nobody(
 ) -> None:
     instance.seen.host = "127.0.0.1:9"
     assert not instance.seen.leaving()
+    assert json.loads(capsys.readouterr().out)["state"] == "no metadata"
+
+
+def test_a_metadata_service_that_talks_nonsense_stops_nobody(
+    instance: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The main thread keeps messages from others: it must outlive whatever it is told."""
+    with socket.create_server(("127.0.0.1", 0)) as nonsense:
+        instance.seen.host = f"127.0.0.1:{nonsense.getsockname()[1]}"
+
+        def answer() -> None:
+            connection, _ = nonsense.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"nonsense\r\n\r\n")
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        assert not instance.seen.leaving()
+        answering.join()
     assert json.loads(capsys.readouterr().out)["state"] == "no metadata"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,7 +34,7 @@ class Instance:
             self.asked = time.monotonic()
             try:
                 self.told = self._get("autoscaling/target-lifecycle-state")
-            except OSError as error:
+            except (OSError, HTTPException) as error:
                 report(state="no metadata", reason=str(error))
         return self.told == "Terminated"
 
