@@ -149,7 +149,7 @@ class OrdersThroughABroker:
                 seconds=600,
                 why=self.what_failed,
             )
-            self.see_alarm(notices)
+            self.stage.see_alarms(notices, "OrdersParked")
             dead = stage.until("all dead letters", self.dead_letters, seconds=60)
             waiting = {
                 queue: self.depth(queue) for queue in ("orders.shipping", "orders.analytics")
@@ -421,26 +421,6 @@ class OrdersThroughABroker:
     def alarm(self) -> str:
         """The state of the alarm on the depth of the dead-letter queue."""
         return self.stage.alarm(self.out["BrokerName"], "DeadOrders", Queue="orders.dead")
-
-    def see_alarm(self, notices: str) -> None:
-        """Wait for OrdersParked to be in ALARM and for its notice to reach a subscriber."""
-        stage = self.stage
-        stage.until(
-            "a Worker's measurement, and OrdersParked in ALARM",
-            lambda: self.alarm() == "ALARM",
-            seconds=300,
-        )
-        stage.say("alarm OrdersParked is in ALARM")
-
-        def notice() -> dict[str, Any] | None:
-            for message in stage.heard(notices):
-                told = json.loads(message["Message"])
-                if told.get("NewStateValue") == "ALARM" and "OrdersParked" in told["AlarmName"]:
-                    return told
-            return None
-
-        told = stage.until("the alarm's notice", notice, seconds=60)
-        stage.say(f"a subscriber of Alerts was told: “{told['AlarmDescription']}”")
 
     def dead_letters(self) -> dict[str, list[dict[str, Any]]] | None:
         """Message id to its copies in the dead-letter queue, each as the broker's record of death.

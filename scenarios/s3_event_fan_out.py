@@ -95,7 +95,7 @@ class ImagesToEveryService:
                 self.upload_all()
                 self.double_events_and_test()
                 self.lock_scan_image_out()
-                self.see_alarms(notices)
+                self.stage.see_alarms(notices, "UndeliveredScansWait", "FailedScansWait")
             parked = {name: self.receive_parked(name) for name in PARKED}
             self.follow(parked)
             self.account(parked)
@@ -315,34 +315,6 @@ class ImagesToEveryService:
         }
         return "ScanImage logged: " + " | ".join(sorted(errors)[:3]) if errors else ""
 
-    def see_alarms(self, notices: str) -> None:
-        """Wait for the alarms of the two queues that hold something, and for their notices."""
-        stage = self.stage
-        waiting = ["UndeliveredScans", "FailedScans"]
-        for name in waiting:
-            stage.until(
-                f"{name}Wait in ALARM", lambda name=name: self.alarm(name) == "ALARM", seconds=300
-            )
-        told: dict[str, str] = {}
-
-        def all_told() -> bool:
-            for message in stage.heard(notices):
-                notice = json.loads(message["Message"])
-                if notice.get("NewStateValue") == "ALARM":
-                    told.update(
-                        {n: notice["AlarmDescription"] for n in waiting if n in str(notice)}
-                    )
-            return len(told) == len(waiting)
-
-        stage.until("the alarms' notices", all_told, seconds=60)
-        for text in told.values():
-            stage.say(f"a subscriber of Alerts was told: “{text}”")
-
-    def alarm(self, queue: str) -> str:
-        """The state of the alarm on the depth of a queue."""
-        name = self.out[f"{queue}Arn"].split(":")[-1]
-        return self.stage.alarm("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=name)
-
     def receive_parked(self, name: str) -> dict[Version, dict[str, Any]]:
         """What lies in a dead-letter queue, by version; it stays there."""
         found: dict[Version, dict[str, Any]] = {}
@@ -376,10 +348,7 @@ class ImagesToEveryService:
                     self.delete(url, message)
             if before:
                 self.stage.say(f"removed {before} messages from {name} that were there before")
-        for name in PARKED:
-            self.stage.until(
-                f"{name}Wait at rest", lambda name=name: self.alarm(name) != "ALARM", seconds=300
-            )
+        self.stage.until_at_rest(*(f"{name}Url" for name in PARKED))
 
     def listed(self) -> set[Version]:
         """The versions that Uploads holds of this run."""

@@ -19,13 +19,12 @@ EARLY = 200  # publishes while some customers are held; short, so that none is h
 POISON = (7, 4)  # this customer's event number 4 has no address
 SEED = 23
 
-# Alarm to the dead-letter queue whose depth it watches.
-ALARMS = {
-    "FraudChecksParked": "FailedFraudChecks",
-    "ShipmentsParked": "FailedShipments",
-    "FraudChecksUndelivered": "UndeliveredFraudChecks",
-    "ShipmentsUndelivered": "UndeliveredShipments",
-}
+DEAD_LETTERS = (
+    "FailedFraudChecks",
+    "FailedShipments",
+    "UndeliveredFraudChecks",
+    "UndeliveredShipments",
+)
 
 
 class Service(NamedTuple):
@@ -116,9 +115,9 @@ class EventsThroughTheFanOut:
                 seconds=self.visibility_timeout * (self.receives + 2),
                 why=self.what_failed,
             )
-            self.see_alarm("ShipmentsParked", notices)
+            self.stage.see_alarms(notices, "ShipmentsParked")
             undelivered = self.break_a_subscription()
-            self.see_alarm("FraudChecksUndelivered", notices)
+            self.stage.see_alarms(notices, "FraudChecksUndelivered")
         self.follow()
         self.account(undelivered)
 
@@ -311,30 +310,6 @@ class EventsThroughTheFanOut:
         }
         return " | ".join(sorted(errors)[:3])
 
-    def see_alarm(self, name: str, notices: str) -> None:
-        """Wait for an alarm to be in ALARM and for its notice to reach a subscriber."""
-        stage = self.stage
-        stage.until(f"{name} in ALARM", lambda: self.alarm(name) == "ALARM", seconds=300)
-        stage.say(f"alarm {name} is in ALARM")
-
-        def notice() -> dict[str, Any] | None:
-            for message in stage.heard(notices):
-                told = json.loads(message["Message"])
-                if told.get("NewStateValue") == "ALARM" and name in told["AlarmName"]:
-                    return told
-            return None
-
-        told = stage.until("the alarm's notice", notice, seconds=60)
-        stage.say(f"a subscriber of Alerts was told: “{told['AlarmDescription']}”")
-
-    def alarm(self, name: str) -> str:
-        """The state of the alarm on the depth of a dead-letter queue."""
-        return self.stage.alarm(
-            "AWS/SQS",
-            "ApproximateNumberOfMessagesVisible",
-            QueueName=self.out[f"{ALARMS[name]}Arn"].split(":")[-1],
-        )
-
     def receive(self, queue: str) -> list[dict[str, Any]]:
         """Up to ten messages of a dead-letter queue, which come back after half a minute."""
         return self.sqs.receive_message(
@@ -366,7 +341,7 @@ class EventsThroughTheFanOut:
 
         Messages that no scenario sent stay, and then the alarm cannot fire anew: ScenarioFailed.
         """
-        for name, queue in ALARMS.items():
+        for queue in DEAD_LETTERS:
             before = self.stage.depth(self.out[f"{queue}Url"])
             while before and (messages := self.receive(queue)):
                 for message in messages:
@@ -379,9 +354,7 @@ class EventsThroughTheFanOut:
                     )
             if before:
                 self.stage.say(f"removed {before} events of an earlier run from {queue}")
-            self.stage.until(
-                f"{name} at rest", partial(lambda name: self.alarm(name) != "ALARM", name), 300
-            )
+            self.stage.until_at_rest(f"{queue}Url")
 
     # ---- the account
 

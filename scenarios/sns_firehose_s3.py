@@ -217,7 +217,7 @@ class OrdersIntoTheArchive:
                     lambda: stage.depth(self.out["UnarchivedOrdersUrl"]) == 1,
                     seconds=60,
                 )
-            self.hear({"OrdersUnarchived", "ArchiveRefused"}, notices)
+            self.stage.see_alarms(notices, "OrdersUnarchived", "ArchiveRefused")
         return unlucky[0]
 
     @contextmanager
@@ -238,22 +238,6 @@ class OrdersIntoTheArchive:
         """A changed policy takes some seconds to be known everywhere on AWS."""
         if self.stage.clock == 1:
             time.sleep(30)
-
-    def hear(self, alarms: set[str], notices: str) -> None:
-        """Wait until a subscriber of Alerts was told that each of these is in ALARM."""
-        waiting = set(alarms)
-
-        def all_heard() -> bool:
-            for message in self.stage.heard(notices):
-                told = json.loads(message["Message"])
-                for alarm in [one for one in waiting if one in told["AlarmName"]]:
-                    if told.get("NewStateValue") == "ALARM":
-                        waiting.discard(alarm)
-                        told_so = f"“{told['AlarmDescription']}”"
-                        self.stage.say(f"a subscriber of Alerts was told of {alarm}: {told_so}")
-            return not waiting
-
-        self.stage.until(f"notices of {' and '.join(sorted(alarms))}", all_heard, seconds=600)
 
     def parked(self) -> dict[str, str]:
         """Event id to text of what lies in UnarchivedOrders; it stays there."""
@@ -311,9 +295,8 @@ class OrdersIntoTheArchive:
 
     def at_rest(self) -> bool:
         """Whether neither hop's alarm is in ALARM."""
-        queue = self.out["UnarchivedOrdersArn"].split(":")[-1]
         states = (
-            self.stage.alarm("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue),
+            self.stage.depth_alarm("UnarchivedOrdersUrl"),
             self.stage.alarm(
                 "AWS/Firehose",
                 "DeliveryToS3.Success",

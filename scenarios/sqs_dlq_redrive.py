@@ -42,7 +42,6 @@ class OrdersRedriven:
         self.sent: dict[str, tuple[str, float]] = {}  # message id to (order id, Unix time)
         self.mended = 0.0  # the Unix time at which the fix was deployed
         self.moved = 0  # orders that ended redrives have moved
-        self.told: list[dict[str, Any]] = []  # what a subscriber of Alerts has heard
         self.claims: dict[str, bool] = {}
 
     def play(self) -> None:
@@ -56,9 +55,13 @@ class OrdersRedriven:
             operator = Operator(stage)
             self.claims["the operator can neither read nor move an order"] = operator.is_harmless()
             self.redrive_slowly_and_cancel(operator)
-            self.see_alarm("RedriveFailed", notices)
+            self.stage.see_alarms(notices, "RedriveFailed")
             self.redrive_the_rest(operator)
-        stage.until("OrdersParked at rest", lambda: self.parked_alarm() == "OK", seconds=300)
+        stage.until(
+            "OrdersParked at rest",
+            lambda: stage.depth_alarm("FailedOrdersUrl") == "OK",
+            seconds=300,
+        )
         stage.say("alarm OrdersParked is at rest")
         self.follow()
         self.account()
@@ -77,7 +80,7 @@ class OrdersRedriven:
             seconds=self.visibility_timeout * (self.receives + 1),
             why=self.what_failed,
         )
-        self.see_alarm("OrdersParked", notices)
+        self.stage.see_alarms(notices, "OrdersParked")
 
     def begin_with_the_first_release(self) -> None:
         """An earlier run may have left the mended one there."""
@@ -122,9 +125,7 @@ class OrdersRedriven:
                 )
         if before:
             self.stage.say(f"removed {before} orders that an earlier run had parked")
-        self.stage.until(
-            "OrdersParked at rest", lambda: self.parked_alarm() != "ALARM", seconds=300
-        )
+        self.stage.until_at_rest("FailedOrdersUrl")
 
     def send(self) -> None:
         """All orders in batches of ten, two standard ones beside each gift order."""
@@ -196,27 +197,6 @@ class OrdersRedriven:
             for entry in self.log("Order failed")
         }
         return "FulfilOrder logged: " + " | ".join(sorted(errors)[:3]) if errors else ""
-
-    def parked_alarm(self) -> str:
-        """The state of the alarm on the depth of FailedOrders."""
-        return self.stage.alarm(
-            "AWS/SQS",
-            "ApproximateNumberOfMessagesVisible",
-            QueueName=self.out["FailedOrdersArn"].split(":")[-1],
-        )
-
-    def see_alarm(self, alarm: str, notices: str) -> None:
-        """Wait until a subscriber of Alerts is told that this alarm is in ALARM."""
-
-        def notice() -> dict[str, Any] | None:
-            self.told += [json.loads(one["Message"]) for one in self.stage.heard(notices)]
-            for told in self.told:
-                if told.get("NewStateValue") == "ALARM" and alarm in told["AlarmName"]:
-                    return told
-            return None
-
-        told = self.stage.until(f"the notice of {alarm}", notice, seconds=300)
-        self.stage.say(f"a subscriber of Alerts was told: “{told['AlarmDescription']}”")
 
     # ---- the fix and the redrives
 

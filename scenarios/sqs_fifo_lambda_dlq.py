@@ -98,7 +98,7 @@ class ChangesThroughTheQueue:
                 seconds=self.visibility_timeout * (self.receives + 2) * (2 if self.stops else 1),
                 why=self.what_failed,
             )
-            self.see_alarm(notices)
+            self.stage.see_alarms(notices, "ChangesParked")
         self.follow()
         self.account(self.parked(of_all - applied))
 
@@ -249,30 +249,6 @@ class ChangesThroughTheQueue:
         }
         return "ApplyChange logged: " + " | ".join(sorted(errors)[:3]) if errors else ""
 
-    def see_alarm(self, notices: str) -> None:
-        """Wait for ChangesParked to be in ALARM and for its notice to reach a subscriber."""
-        stage = self.stage
-        stage.until("ChangesParked in ALARM", lambda: self.alarm() == "ALARM", seconds=300)
-        stage.say("alarm ChangesParked is in ALARM")
-
-        def notice() -> dict[str, Any] | None:
-            for message in stage.heard(notices):
-                told = json.loads(message["Message"])
-                if told.get("NewStateValue") == "ALARM" and "ChangesParked" in told["AlarmName"]:
-                    return told
-            return None
-
-        told = stage.until("the alarm's notice", notice, seconds=60)
-        stage.say(f"a subscriber of Alerts was told: “{told['AlarmDescription']}”")
-
-    def alarm(self) -> str:
-        """The state of the alarm on the depth of FailedChanges."""
-        return self.stage.alarm(
-            "AWS/SQS",
-            "ApproximateNumberOfMessagesVisible",
-            QueueName=self.out["FailedChangesArn"].split(":")[-1],
-        )
-
     def parked(self, expected: int) -> dict[int, list[int]]:
         """Order to its revisions in FailedChanges, in the queue's order; they stay there."""
         found: dict[Change, str] = {}  # to the queue that it came from
@@ -337,7 +313,7 @@ class ChangesThroughTheQueue:
                 )
         if before:
             self.stage.say(f"removed {before} changes that an earlier run had parked")
-        self.stage.until("ChangesParked at rest", lambda: self.alarm() != "ALARM", seconds=300)
+        self.stage.until_at_rest("FailedChangesUrl")
 
     # ---- the account
 

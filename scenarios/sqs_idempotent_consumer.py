@@ -333,7 +333,7 @@ class OrdersToWorkers:
                 seconds=self.timeout * stage.clock * (self.receives + 1) + TOTAL,
                 why=self.what_failed,
             )
-            self.see_alarm(notices)
+            self.stage.see_alarms(notices, "OrdersParked")
             self.leave()
         parked = self.parked()
         self.follow()
@@ -516,29 +516,6 @@ class OrdersToWorkers:
             for row in page["Items"]
         ]
 
-    def alarm(self) -> str:
-        """The state of the alarm on the depth of FailedOrders."""
-        return self.stage.alarm(
-            "AWS/SQS",
-            "ApproximateNumberOfMessagesVisible",
-            QueueName=self.out["FailedOrdersArn"].split(":")[-1],
-        )
-
-    def see_alarm(self, notices: str) -> None:
-        """Wait for OrdersParked to be in ALARM and for its notice to reach a subscriber."""
-        stage = self.stage
-        stage.until("OrdersParked in ALARM", lambda: self.alarm() == "ALARM", seconds=300)
-
-        def notice() -> dict[str, Any] | None:
-            for message in stage.heard(notices):
-                told = json.loads(message["Message"])
-                if told.get("NewStateValue") == "ALARM" and "OrdersParked" in told["AlarmName"]:
-                    return told
-            return None
-
-        told = stage.until("the alarm's notice", notice, seconds=60)
-        stage.say(f"a subscriber of Alerts was told: “{told['AlarmDescription']}”")
-
     def receive(self, queue: str) -> list[dict[str, Any]]:
         """Up to ten messages of a queue, which come back after half a minute."""
         return self.sqs.receive_message(
@@ -584,7 +561,7 @@ class OrdersToWorkers:
             self.stage.until(f"{queue[:-3]} empty", emptied, seconds=900)
         if removed:
             self.stage.say(f"removed {removed} orders of earlier runs")
-        self.stage.until("OrdersParked at rest", lambda: self.alarm() != "ALARM", seconds=300)
+        self.stage.until_at_rest("FailedOrdersUrl")
 
     # ---- the end
 

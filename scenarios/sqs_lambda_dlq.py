@@ -55,7 +55,7 @@ class OrdersThroughTheQueue:
                 seconds=self.visibility_timeout * (self.receives + 1),
                 why=self.what_failed,
             )
-            self.see_alarm(notices)
+            self.stage.see_alarms(notices, "OrdersParked")
         parked = self.parked()
         self.follow(parked)
         self.account(parked)
@@ -154,30 +154,6 @@ class OrdersThroughTheQueue:
         }
         return "FulfilOrder logged: " + " | ".join(sorted(errors)[:3]) if errors else ""
 
-    def see_alarm(self, notices: str) -> None:
-        """Wait for OrdersParked to be in ALARM and for its notice to reach a subscriber."""
-        stage = self.stage
-        stage.until("OrdersParked in ALARM", lambda: self.alarm() == "ALARM", seconds=300)
-        stage.say("alarm OrdersParked is in ALARM")
-
-        def notice() -> dict[str, Any] | None:
-            for message in stage.heard(notices):
-                told = json.loads(message["Message"])
-                if told.get("NewStateValue") == "ALARM" and "OrdersParked" in told["AlarmName"]:
-                    return told
-            return None
-
-        told = stage.until("the alarm's notice", notice, seconds=60)
-        stage.say(f"a subscriber of Alerts was told: “{told['AlarmDescription']}”")
-
-    def alarm(self) -> str:
-        """The state of the alarm on the depth of FailedOrders."""
-        return self.stage.alarm(
-            "AWS/SQS",
-            "ApproximateNumberOfMessagesVisible",
-            QueueName=self.out["FailedOrdersArn"].split(":")[-1],
-        )
-
     def parked(self) -> dict[str, dict[str, Any]]:
         """This run's messages in FailedOrders by message id; they stay there."""
         found: dict[str, dict[str, Any]] = {}
@@ -219,7 +195,7 @@ class OrdersThroughTheQueue:
                 )
         if before:
             self.stage.say(f"removed {before} orders that an earlier run had parked")
-        self.stage.until("OrdersParked at rest", lambda: self.alarm() != "ALARM", seconds=300)
+        self.stage.until_at_rest("FailedOrdersUrl")
 
     def follow(self, parked: dict[str, dict[str, Any]]) -> None:
         """One good order and one poison order, hop by hop."""

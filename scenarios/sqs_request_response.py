@@ -113,7 +113,7 @@ class QuestionsAndAnswers:
             stage.watch(self.goals(), self.count, self.visibility_timeout * (self.receives + 1),
                         why=self.what_failed)  # fmt: skip
             self.die()
-            self.see_alarms(notices)
+            self.stage.see_alarms(notices, *self.alarms())
             self.see_answers_taken()
             self.private = self.denied(roles["Buying"])
             parked = self.parked("FailedFraudQuestionsUrl", self.poison())
@@ -443,37 +443,13 @@ class QuestionsAndAnswers:
 
     def alarms(self) -> dict[str, str]:
         """The states of the alarms that this run must set off."""
-        depth = "ApproximateNumberOfMessagesVisible"
         return {
-            "FraudQuestionsParked": self.stage.alarm(
-                "AWS/SQS", depth, QueueName=self.name("FailedFraudQuestionsUrl")
-            ),
-            "BuyingAnswersParked": self.stage.alarm(
-                "AWS/SQS", depth, QueueName=self.name("FailedBuyingAnswersUrl")
-            ),
+            "FraudQuestionsParked": self.stage.depth_alarm("FailedFraudQuestionsUrl"),
+            "BuyingAnswersParked": self.stage.depth_alarm("FailedBuyingAnswersUrl"),
             "CheckFraudErrors": self.stage.alarm(
                 "AWS/Lambda", "Errors", FunctionName=self.out["CheckFraudName"]
             ),
         }
-
-    def see_alarms(self, notices: str) -> None:
-        """Wait until a subscriber of Alerts has heard of each alarm."""
-        told: dict[str, str] = {}
-
-        def all_told() -> bool:
-            for message in self.stage.heard(notices):
-                notice = json.loads(message["Message"])
-                for alarm in self.alarms():
-                    if notice["NewStateValue"] == "ALARM" and f"-{alarm}" in notice["AlarmName"]:
-                        told[alarm] = notice["AlarmDescription"]
-            return len(told) == len(self.alarms())
-
-        try:
-            self.stage.until("the notices of three alarms", all_told, seconds=300)
-        except ScenarioFailed as failure:
-            raise ScenarioFailed(f"{failure}: told of {sorted(told)}") from None
-        for alarm, text in sorted(told.items()):
-            self.stage.say(f"a subscriber of Alerts was told by {alarm}: “{text}”")
 
     def received(self, queue: str) -> list[dict[str, Any]]:
         """Up to ten messages of a dead-letter queue, which come back after half a minute."""

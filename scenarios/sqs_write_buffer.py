@@ -71,7 +71,7 @@ class BurstOfPosts:
                 seconds=self.visibility_timeout * (self.receives + 1) + ORDERS / self.rate,
                 why=lambda: self.what_failed() or self.what_is_missing(),
             )
-            self.see_alarm(notices)
+            self.stage.see_alarms(notices, "OrdersParked")
         parked = self.parked()
         self.follow()
         self.account(parked)
@@ -276,29 +276,6 @@ class BurstOfPosts:
             f" FailedOrders {parked}, of which {len(self.poison)} may be there."
         )
 
-    def see_alarm(self, notices: str) -> None:
-        """Wait for OrdersParked to be in ALARM and for its notice to reach a subscriber."""
-        stage = self.stage
-        stage.until("OrdersParked in ALARM", lambda: self.alarm() == "ALARM", seconds=300)
-
-        def notice() -> dict[str, Any] | None:
-            for message in stage.heard(notices):
-                told = json.loads(message["Message"])
-                if told.get("NewStateValue") == "ALARM" and "OrdersParked" in told["AlarmName"]:
-                    return told
-            return None
-
-        told = stage.until("the alarm's notice", notice, seconds=60)
-        stage.say(f"a subscriber of Alerts was told: “{told['AlarmDescription']}”")
-
-    def alarm(self) -> str:
-        """The state of the alarm on the depth of FailedOrders."""
-        return self.stage.alarm(
-            "AWS/SQS",
-            "ApproximateNumberOfMessagesVisible",
-            QueueName=self.out["FailedOrdersArn"].split(":")[-1],
-        )
-
     def receive_failed(self) -> list[dict[str, Any]]:
         """Up to ten messages of FailedOrders, which come back after half a minute."""
         return self.sqs.receive_message(
@@ -337,7 +314,7 @@ class BurstOfPosts:
                 )
         if before:
             self.stage.say(f"removed {before} messages that an earlier run had parked")
-        self.stage.until("OrdersParked at rest", lambda: self.alarm() != "ALARM", seconds=300)
+        self.stage.until_at_rest("FailedOrdersUrl")
 
     def follow(self) -> None:
         """An order that the table refused at first, and what got in past Api, hop by hop."""

@@ -51,6 +51,7 @@ class Stage:
         # In the sandbox SQS time and alarm periods run faster than the wall clock; on AWS 1.
         self.clock = float(os.environ.get("SANDBOX_CLOCK", "1"))
         self.client = cache(boto3.client)
+        self.told: dict[str, str] = {}  # an alarm's name to its description, of those in ALARM
         self.outputs = self._outputs()
 
     def _outputs(self) -> dict[str, str]:
@@ -208,6 +209,42 @@ class Stage:
             Dimensions=[{"Name": name, "Value": value} for name, value in dimensions.items()],
         )["MetricAlarms"]
         return alarm["StateValue"]
+
+    def depth_alarm(self, output: str) -> str:
+        """The state of the alarm on the depth of the queue whose URL is this output."""
+        queue = self.outputs[output].rpartition("/")[2]
+        return self.alarm("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue)
+
+    def until_at_rest(self, *outputs: str) -> None:
+        """Wait until no alarm on the depth of these queues is in ALARM: it could not fire anew."""
+        for output in outputs:
+            self.until(
+                f"the alarm on {output.removesuffix('Url')} at rest",
+                lambda output=output: self.depth_alarm(output) != "ALARM",
+                seconds=300,
+            )
+
+    def see_alarms(self, listener: str, *alarms: str) -> None:
+        """Wait until a listener of Alerts was told that each of these alarms is in ALARM.
+
+        alarms: their construct ids. What was heard of others meanwhile is remembered.
+        """
+
+        def missing() -> list[str]:
+            for message in self.heard(listener):
+                notice = json.loads(message["Message"])
+                if notice.get("NewStateValue") == "ALARM":
+                    self.told[notice["AlarmName"]] = notice["AlarmDescription"]
+            return [alarm for alarm in alarms if not self._told_of(alarm)]
+
+        self.until(f"notices of {' and '.join(alarms)}", lambda: not missing(), seconds=600)
+        for alarm in alarms:
+            self.say(f"{alarm} is in ALARM: a subscriber was told “{self._told_of(alarm)}”")
+
+    def _told_of(self, alarm: str) -> str:
+        """What a notice said of an alarm, whose name is the stack's and its construct's ids."""
+        named = (text for name, text in self.told.items() if f"-{alarm}" in name)
+        return next(named, "")
 
     @contextmanager
     def listener(self, topic: str) -> Generator[str]:
