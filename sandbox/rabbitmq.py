@@ -160,7 +160,6 @@ disk_free_limit.absolute = 50MB
         """End the broker and its directory of nodes, and remove the folder."""
         self._end(self._process)
         self._end(self._mapper)
-        self._process = self._mapper = None  # a second stop ends nobody else's
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod

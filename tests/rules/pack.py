@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import json
 from functools import cache
 from typing import Any
 
@@ -29,7 +29,7 @@ def read(text: str) -> dict[str, Any]:
 
 def matches(template: dict[str, Any]) -> list[tuple[str, list[Any], str]]:
     """(rule's id, path, message) of everything that the pack finds."""
-    whole = Template("template.json", copy.deepcopy(template))
+    whole = Template("template.json", read(json.dumps(template)))
     return [
         (rule_id, list(match.path), match.message)
         for rule_id, rule in rules().items()

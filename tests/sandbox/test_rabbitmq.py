@@ -94,14 +94,6 @@ def test_its_certificate_is_not_trusted_by_others(broker: rabbitmq.Broker) -> No
         pika.BlockingConnection(parameters)
 
 
-def test_stop_leaves_no_process_and_no_folder(broker: rabbitmq.Broker) -> None:
-    """The last one that takes this broker."""
-    assert left_of(broker.folder)
-    broker.stop()
-    assert not left_of(broker.folder)
-    assert not broker.folder.exists()
-
-
 STARTED = """
 import time
 from sandbox import rabbitmq
@@ -139,6 +131,15 @@ def test_it_ends_with_whoever_started_it_even_by_sigkill() -> None:
     finally:
         starter.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@needs_rabbitmq
+def test_stop_leaves_no_process_and_no_folder() -> None:
+    with rabbitmq.running(*LOGIN) as broker:
+        folder = broker.folder
+        assert left_of(folder)
+    assert not left_of(folder)
+    assert not folder.exists()
 
 
 def test_a_machine_without_it_is_told_how_to_install_it(
