@@ -18,6 +18,7 @@ PATCHES = (
     "services.lambda_svc._functions",
     "services.lambda_svc._resolve_name_and_qualifier",
     "services.cloudformation.provisioners._RESOURCE_HANDLERS",
+    "services.cloudformation.provisioners._lambda_esm_create",
 )
 
 ACTIONS = ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes")
@@ -27,20 +28,25 @@ def close() -> None:
     """Ask before a mapping is made."""
     by_api = lambda_svc._create_esm
     handlers = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]
-    by_template = handlers["create"]
 
     def create(mapping: dict[str, Any]) -> Any:
         if problem := _problem(mapping):
             return error_response_json("InvalidParameterValueException", problem, 400)
         return by_api(mapping)
 
-    def create_resource(logical_id: str, properties: dict[str, Any], stack: str) -> Any:
+    lambda_svc._create_esm = create
+    handlers["create"] = _asked(handlers["create"])
+    # What an update calls that must replace a mapping.
+    provisioners._lambda_esm_create = _asked(provisioners._lambda_esm_create)
+
+
+def _asked(create: Any) -> Any:
+    def create_asked(logical_id: str, properties: dict[str, Any], stack: str) -> Any:
         if problem := _problem(properties):
             raise ValueError(problem)
-        return by_template(logical_id, properties, stack)
+        return create(logical_id, properties, stack)
 
-    lambda_svc._create_esm = create
-    handlers["create"] = create_resource
+    return create_asked
 
 
 def _problem(mapping: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import boto3
@@ -33,11 +34,14 @@ class Clients:
 
     def __call__(self, service: str, **settings: Any) -> Any:
         """The client of a service; with settings of its own, as boto3 takes them, a new one."""
+        made = partial(
+            self._session.client, service, endpoint_url=self.url, verify=self.authority, **settings
+        )
         with self._lock:
-            if settings or service not in self._made:
-                own = {"endpoint_url": self.url, "verify": self.authority} | settings
-                made = self._session.client(service, **own)
-                return made if settings else self._made.setdefault(service, made)
+            if settings:
+                return made()
+            if service not in self._made:
+                self._made[service] = made()
             return self._made[service]
 
 
@@ -49,9 +53,9 @@ def soon(probe: Callable[[], bool], seconds: float = PATIENCE) -> bool:
     return result
 
 
-def deploy(client: Clients, resources: dict[str, Any]) -> dict[str, str]:
-    """A stack of these resources: logical id to physical id."""
-    cloudformation, name = client("cloudformation"), f"gap-{uuid.uuid4().hex[:8]}"
+def deploy(client: Clients, resources: dict[str, Any], name: str = "") -> dict[str, str]:
+    """A new stack of these resources: logical id to physical id."""
+    cloudformation, name = client("cloudformation"), name or f"gap-{uuid.uuid4().hex[:8]}"
     cloudformation.create_stack(StackName=name, TemplateBody=json.dumps({"Resources": resources}))
 
     def status() -> str:

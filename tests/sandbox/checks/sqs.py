@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.sandbox.cloud import FAILS, Clients, allow, deploy, function, highest, role_of, soon
@@ -40,11 +42,19 @@ def lambda_mapping_role(client: Clients) -> bool:
         return False
     except lambda_.exceptions.InvalidParameterValueException as refused:
         assert "role does not have permissions to call DeleteMessage on SQS" in str(refused)
-    template = {"Mapping": {"Type": "AWS::Lambda::EventSourceMapping", "Properties": mapping}}
+    mapped = {"Mapping": {"Type": "AWS::Lambda::EventSourceMapping", "Properties": mapping}}
     with pytest.raises(AssertionError):
-        deploy(client, template)
+        deploy(client, mapped)
     allow(client, role, "sqs:*", queue)
-    return bool(deploy(client, template))
+    deploy(client, mapped, name)
+    mapping["EventSourceArn"] = f"{queue}-other"  # which makes it another mapping
+    cloudformation = client("cloudformation")
+    cloudformation.update_stack(StackName=name, TemplateBody=json.dumps({"Resources": mapped}))
+
+    def status() -> str:
+        return cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
+
+    return soon(lambda: status() == "UPDATE_ROLLBACK_COMPLETE")
 
 
 def lambda_log_lines(client: Clients) -> bool:
