@@ -88,22 +88,21 @@ def start(
     # belong to somebody else by now, says whether it runs.
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    its, ours = os.pipe()  # nothing is written to ours, which closes with this process
+    # The other end of the pipe is never written to: it closes when this process ends.
+    stdin = os.pipe()[0] if tied else os.open(os.devnull, os.O_RDONLY)
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [TOOL_PYTHON, LAUNCHER, str(lock), "tied" if tied else "free"],
             env=environment.for_server(port, folder, clock, gaps),
             cwd=folder / "tmp",
-            stdin=its,
+            stdin=stdin,
             stdout=log,
             stderr=log,
             pass_fds=[lock],
             start_new_session=True,
         )
     os.close(lock)
-    os.close(its)
-    if not tied:
-        os.close(ours)
+    os.close(stdin)
     server = Server(process.pid, port, clock, str(folder))
     (folder / "server.json").write_text(json.dumps(asdict(server)))
     deadline = time.monotonic() + 20

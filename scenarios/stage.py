@@ -230,14 +230,17 @@ class Stage:
         alarms: their construct ids. What was heard of others meanwhile is remembered.
         """
 
-        def missing() -> list[str]:
+        def all_told() -> bool:
             for message in self.heard(listener):
                 notice = json.loads(message["Message"])
                 if notice.get("NewStateValue") == "ALARM":
                     self.told[notice["AlarmName"]] = notice["AlarmDescription"]
-            return [alarm for alarm in alarms if not self._told_of(alarm)]
+            return all(map(self._told_of, alarms))
 
-        self.until(f"notices of {' and '.join(alarms)}", lambda: not missing(), seconds=600)
+        try:
+            self.until(f"notices of {' and '.join(alarms)}", all_told, seconds=600)
+        except ScenarioFailed as failure:
+            raise ScenarioFailed(f"{failure}: told of {sorted(self.told)}") from None
         for alarm in alarms:
             self.say(f"{alarm} is in ALARM: a subscriber was told “{self._told_of(alarm)}”")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput") and FOLDER in config.stash:
         server.stop(config.stash[FOLDER])
         config.stash[FOLDER].parent.rmdir()
+
+
+@pytest.fixture(scope="session")
+def chosen(request: pytest.FixtureRequest) -> Callable[[str], list[str]]:
+    """Tells the parameters with which this session runs a test of that name."""
+    names = [item.name for item in request.session.items]
+    return lambda test: [
+        name.removeprefix(f"{test}[").rstrip("]") for name in names if name.startswith(f"{test}[")
+    ]
 
 
 @pytest.fixture(scope="session")

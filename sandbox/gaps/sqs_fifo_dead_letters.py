@@ -17,10 +17,11 @@ def close() -> None:
     sweep = sqs._dlq_sweep
 
     def sweep_and_rename(queue: dict[str, Any]) -> None:
+        before = len(queue["messages"])
         sweep(queue)
-        if queue["is_fifo"] and (policy := queue["attributes"].get("RedrivePolicy")):
-            dead = sqs._queue_by_arn(json.loads(policy)["deadLetterTargetArn"])
-            for message in dead["messages"] if dead else ():
+        if queue["is_fifo"] and len(queue["messages"]) < before:
+            policy = json.loads(queue["attributes"]["RedrivePolicy"])
+            for message in sqs._queue_by_arn(policy["deadLetterTargetArn"])["messages"]:
                 if "DeadLetterQueueSourceArn" in message["sys"]:
                     message["dedup_id"] = message["id"]
 

@@ -30,17 +30,16 @@ def ours(sandbox: server.Server) -> Clients:
 
 @pytest.fixture(scope="session")
 def on_stock(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    chosen: Callable[[str], list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[dict[str, Future[bool]]]:
     """What checks come to on MiniStack as it is, but with IAM and TLS on.
 
     All at once: most wait in vain for what does not come there.
     """
-    asked = [item.name for item in request.session.items if "is_open_in_stock" in item.name]
+    names = chosen("test_gap_is_open_in_stock")
     folder = tmp_path_factory.mktemp("stock") / "run"
     client = Clients(server.start(folder, gaps=False, tied=True))
-    with ThreadPoolExecutor(len(asked)) as threads:
-        names = [name.partition("[")[2].rstrip("]") for name in asked]
+    with ThreadPoolExecutor(len(names)) as threads:
         yield {name: threads.submit(CHECKS[name], client) for name in names}
     server.stop(folder)
 

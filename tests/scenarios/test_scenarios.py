@@ -8,6 +8,7 @@ import io
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,18 +31,16 @@ def play(stem: str, stack: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def assembly(sandbox: server.Server, request: pytest.FixtureRequest) -> str | None:
+def assembly(sandbox: server.Server, chosen: Callable[[str], list[str]]) -> str | None:
     """Where all patterns of this session lie, synthesized by one command; None for a single one."""
-    scenarios = "tests/scenarios/test_scenarios.py::test_scenario["
-    nodes = [item.nodeid for item in request.session.items if item.nodeid.startswith(scenarios)]
-    if len(nodes) == 1:
+    stems = chosen("test_scenario")
+    if len(stems) == 1:
         return None
     folder = Path(sandbox.folder) / "scenarios.out"
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes first does it for all processes
         if not folder.exists():
-            names = [PATTERNS[node.removeprefix(scenarios).rstrip("]")] for node in nodes]
-            cdk.synthesize(sandbox, names, str(folder))
+            cdk.synthesize(sandbox, [PATTERNS[stem] for stem in stems], str(folder))
     return str(folder)
 
 

@@ -48,7 +48,7 @@ def lambda_fifo_batches(client: Clients) -> bool:
 
 
 def sqs_fifo_dead_letters(client: Clients) -> bool:
-    """A dead letter's deduplication id is its message id; that of the message it was is kept."""
+    """A message keeps its deduplication id until it is a dead letter; then that is its own id."""
     sqs, name = client("sqs"), f"gap-{uuid.uuid4().hex[:8]}"
     dead = sqs.create_queue(QueueName=f"{name}-dead.fifo", Attributes={"FifoQueue": "true"})
     policy = {
