@@ -11,8 +11,7 @@ import json
 import logging
 from typing import Any
 
-from ministack.core.iam_evaluator import EvalContext, evaluate_resource_policy
-from ministack.core.responses import get_region
+import roles
 from ministack.services import lambda_svc, sns
 
 PATCHES = (
@@ -22,6 +21,7 @@ PATCHES = (
     "services.lambda_svc._get_func_record_for_ref",
     "services.lambda_svc._execution_record_for_config",
     "services.lambda_svc.invoke_async_with_retry",
+    *roles.NEEDS,
 )
 
 logger = logging.getLogger("gaps.sns_lambda_delivery")
@@ -43,7 +43,17 @@ def deliver(  # noqa: PLR0917  (as it is called)
 ) -> None:
     """Queue one message for a function, or put it in the subscription's dead-letter queue."""
     function, config, name = lambda_svc._get_func_record_for_ref(endpoint)
-    if function and config and admits(function["policy"], endpoint, topic_arn):
+    if (
+        function
+        and config
+        and roles.admits(
+            "sns.amazonaws.com",
+            "lambda:InvokeFunction",
+            endpoint,
+            aws_SourceArn=topic_arn,
+            aws_SourceAccount=topic_arn.split(":")[4],
+        )
+    ):
         record = {
             "EventVersion": "1.0",
             "EventSubscriptionArn": sub_arn,
@@ -66,19 +76,3 @@ def deliver(  # noqa: PLR0917  (as it is called)
             message_attributes=message_attributes,
             topic_arn=topic_arn,
         )
-
-
-def admits(policy: dict[str, Any], function_arn: str, topic_arn: str) -> bool:
-    """Whether a function's policy lets SNS call it on behalf of a topic."""
-    account = topic_arn.split(":")[4]
-    context = EvalContext(
-        principal_arn="*",
-        principal_type="Service",
-        principal_account="",
-        action="lambda:InvokeFunction",
-        resource_arn=function_arn,
-        region=get_region(),
-        service_context={"aws:sourcearn": topic_arn, "aws:sourceaccount": account},
-    )
-    found = evaluate_resource_policy(policy, context, service="sns.amazonaws.com")
-    return found.decision == "Allow"
