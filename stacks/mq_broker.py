@@ -76,8 +76,10 @@ class MqBroker(Stack):
             raise ValueError(f'engine_version is "4.3", "4.2" or "3.13", not "{engine_version}"')
         if instance_size not in SIZES:
             raise ValueError(f'instance_size is one of {", ".join(SIZES)}, not "{instance_size}"')
-        if not 1 <= waiting_orders <= 10_000_000:
-            raise ValueError(f"waiting_orders is 1 to 10000000, not {waiting_orders}")
+        for option, value, most in (("waiting_orders", waiting_orders, 10_000_000),
+                                    ("the length of the stack's name", len(self.stack_name), 50)):
+            if not 1 <= value <= most:
+                raise ValueError(f"{option} is 1 to {most}, not {value}")
         if removal_policy not in ("destroy", "retain"):
             raise ValueError(f'removal_policy is "destroy" or "retain", not "{removal_policy}"')
         on_destroy = RemovalPolicy[removal_policy.upper()]

@@ -24,8 +24,8 @@ Decisions worth knowing:
   and `sequencer` tells which of a key's versions is the later one.
 - The queues hold the event as S3 writes it (raw delivery). Who reads it decodes the key with
   unquote_plus and ignores the `s3:TestEvent` that comes whenever the notification is set.
-- One KMS key for both topics: S3 and CloudWatch cannot publish under `alias/aws/sns`. It is the
-  only part that costs something while idle.
+- One KMS key for both topics: S3 and CloudWatch cannot publish under `alias/aws/sns`. While idle
+  you pay for it, for the alarms, and for whatever polls Thumbnails and Catalogue.
 - A bucket that holds objects stops `cdk destroy`: empty Uploads, with all versions, and
   UploadsAccessLogs first. What would empty them by itself is a hidden function again.
 """
@@ -138,6 +138,7 @@ class S3EventFanOut(Stack):
                 queue_name=f"{Aws.STACK_NAME}-{service}",
                 enforce_ssl=True,
                 encryption=sqs.QueueEncryption.SQS_MANAGED,
+                max_message_size_bytes=1_048_576,
                 retention_period=Duration.days(4),
                 receive_message_wait_time=Duration.seconds(20),
                 visibility_timeout=Duration.seconds(visibility_timeout_seconds),
@@ -210,7 +211,8 @@ class S3EventFanOut(Stack):
              scan_image.metric("DestinationDeliveryFailures", statistic="Sum"), 1, 1)]
         for service, queue in queues.items():
             watched.append((
-                f"{service}Late", "An image has waited longer than all its retries take.",
+                f"{service}Late", "An image received less than three times has waited longer than"
+                                  " all its retries take.",
                 queue.metric_approximate_age_of_oldest_message(statistic="Maximum"),
                 visibility_timeout_seconds * (max_receive_count + 1), 5))
         for name, queue in parked.items():
@@ -256,6 +258,7 @@ class S3EventFanOut(Stack):
             self, construct_id,
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(14),
             receive_message_wait_time=Duration.seconds(20),
             redrive_allow_policy=allowed)

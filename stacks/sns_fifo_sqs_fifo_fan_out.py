@@ -33,7 +33,7 @@ Decisions worth knowing:
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aws_cdk import Acknowledgment, Aws, CfnOutput, Duration, RemovalPolicy, Stack, Validations
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -60,6 +60,8 @@ class SnsFifoSqsFifoFanOut(Stack):
         ones go on (1 to 1,000; with a Lambda consumer 5 or more, so that throttling parks none).
     timeout_seconds: what a function may take for a batch (1 to 900 s).
     batch_size: events that a function gets at once (1 to 10).
+    max_concurrency: batches of a queue in work at the same time, never two with one customer (2 to
+        1,000).
     content_based_deduplication: whether an event published without a deduplication id gets the
         hash of its body.
     high_throughput: whether throughput and deduplication are counted per customer.
@@ -69,13 +71,17 @@ class SnsFifoSqsFifoFanOut(Stack):
 
     def __init__(self, scope: Construct, construct_id: str, *,
                  max_receive_count: int = 5, timeout_seconds: int = 10, batch_size: int = 10,
-                 content_based_deduplication: bool = False, high_throughput: bool = False,
-                 alert_email: str | None = None, removal_policy: str = "destroy",
-                 **kwargs: Any) -> None:
+                 max_concurrency: int = 5, content_based_deduplication: bool = False,
+                 high_throughput: bool = False, alert_email: str | None = None,
+                 removal_policy: str = "destroy", **kwargs: Any) -> None:
         super().__init__(scope, construct_id, **kwargs)
         for option, value, least, most in (("max_receive_count", max_receive_count, 1, 1000),
                                            ("timeout_seconds", timeout_seconds, 1, 900),
-                                           ("batch_size", batch_size, 1, 10)):
+                                           ("batch_size", batch_size, 1, 10),
+                                           ("max_concurrency", max_concurrency, 2, 1000),
+                                           ("the length of the stack's name",
+                                            len(self.stack_name), 1,
+                                            80 - len("-FraudChecks.fifo"))):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")
         if removal_policy not in ("destroy", "retain"):
@@ -90,15 +96,17 @@ class SnsFifoSqsFifoFanOut(Stack):
             content_based_deduplication=content_based_deduplication,
             fifo_throughput_scope=sns.FifoThroughputScope.MESSAGE_GROUP if high_throughput
             else sns.FifoThroughputScope.TOPIC,
-            master_key=kms.Alias.from_alias_name(self, "SnsKey", "alias/aws/sns"),
             enforce_ssl=True,
             signature_version="2")
+        # By its name, as the CDK cannot: for its ARN, SNS makes no key where there was none yet.
+        cast(sns.CfnTopic, order_events.node.default_child).kms_master_key_id = "alias/aws/sns"
         powertools = lambda_.LayerVersion.from_layer_version_arn(
             self, "Powertools", ssm.StringParameter.value_for_string_parameter(self, POWERTOOLS))
         every_queue: dict[str, Any] = {
             "fifo": True,
             "enforce_ssl": True,
             "encryption": sqs.QueueEncryption.SQS_MANAGED,
+            "max_message_size_bytes": 1_048_576,
             "receive_message_wait_time": Duration.seconds(20),
             "deduplication_scope": sqs.DeduplicationScope.MESSAGE_GROUP if high_throughput
             else sqs.DeduplicationScope.QUEUE,
@@ -174,7 +182,8 @@ class SnsFifoSqsFifoFanOut(Stack):
                 events,
                 event_source_arn=queue.queue_arn,
                 batch_size=batch_size,
-                report_batch_item_failures=True)
+                report_batch_item_failures=True,
+                max_concurrency=max_concurrency)
 
             queue.grant_consume_messages(role)
             function_logs.grant_write(role)

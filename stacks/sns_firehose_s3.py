@@ -24,7 +24,7 @@ Decisions worth knowing:
   and AccessLogs (`aws s3 rm --recursive`).
 """
 
-from typing import Any
+from typing import Any, cast
 
 from aws_cdk import (
     Acknowledgment,
@@ -81,15 +81,17 @@ class SnsFirehoseS3(Stack):
             self, "UnarchivedOrders",
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(14),
             receive_message_wait_time=Duration.seconds(20),
             redrive_allow_policy=sqs.RedriveAllowPolicy(
                 redrive_permission=sqs.RedrivePermission.DENY_ALL))  # of queues; SNS is none
         order_events = sns.Topic(
             self, "OrderEvents",
-            master_key=kms.Alias.from_alias_name(self, "SnsKey", "alias/aws/sns"),
             enforce_ssl=True,
             signature_version="2")
+        # By its name, as the CDK cannot: for its ARN, SNS makes no key where there was none yet.
+        cast(sns.CfnTopic, order_events.node.default_child).kms_master_key_id = "alias/aws/sns"
 
         access_logs = s3.Bucket(
             self, "AccessLogs",

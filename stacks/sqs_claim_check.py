@@ -79,7 +79,9 @@ class SqsClaimCheck(Stack):
                                            ("keep_days", keep_days, 15, 3650),
                                            ("max_receive_count", max_receive_count, 1, 1000),
                                            ("timeout_seconds", timeout_seconds, 1, 900),
-                                           ("max_concurrency", max_concurrency, 2, 1000)):
+                                           ("max_concurrency", max_concurrency, 2, 1000),
+                                           ("the length of the stack's name",
+                                            len(self.stack_name), 1, 80 - len("-Orders"))):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")
         if removal_policy not in ("destroy", "retain"):
@@ -114,6 +116,7 @@ class SqsClaimCheck(Stack):
             self, "FailedOrders",
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(14),
             receive_message_wait_time=Duration.seconds(20),
             redrive_allow_policy=sqs.RedriveAllowPolicy(source_queues=[orders_by_name]))
@@ -122,6 +125,7 @@ class SqsClaimCheck(Stack):
             queue_name=orders_name,
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(4),
             receive_message_wait_time=Duration.seconds(20),
             visibility_timeout=Duration.seconds(visibility_timeout_seconds),
@@ -210,7 +214,8 @@ class SqsClaimCheck(Stack):
             ("OrdersParked", "Orders are in the dead-letter queue: look, mend, redrive.",
              failed_orders.metric_approximate_number_of_messages_visible(statistic="Maximum"),
              1, 1),
-            ("OrdersLate", "An order has waited longer than all its retries take.",
+            ("OrdersLate", "An order received less than three times has waited longer"
+             " than all its retries take.",
              orders.metric_approximate_age_of_oldest_message(statistic="Maximum"),
              visibility_timeout_seconds * (max_receive_count + 1), 5),
             ("FulfilOrderErrors", "FulfilOrder crashed or ran out of time: a batch comes back.",

@@ -41,7 +41,7 @@ Decisions worth knowing:
 from pathlib import Path
 from typing import Any
 
-from aws_cdk import Acknowledgment, Aws, CfnOutput, Duration, RemovalPolicy, Stack, Validations
+from aws_cdk import Acknowledgment, Aws, CfnOutput, Duration, Fn, RemovalPolicy, Stack, Validations
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_dynamodb as dynamodb
@@ -97,6 +97,7 @@ class SqsDlqRedrive(Stack):
             ("max_receive_count", max_receive_count, 1, 1000),
             ("timeout_seconds", timeout_seconds, 1, 900),
             ("max_messages_per_second", max_messages_per_second, 1, 500),
+            ("the length of the stack's name", len(self.stack_name), 1, 80 - len("-Orders")),
         ):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")
@@ -112,6 +113,7 @@ class SqsDlqRedrive(Stack):
             self, "FailedOrders",
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(14),
             receive_message_wait_time=Duration.seconds(20),
             redrive_allow_policy=sqs.RedriveAllowPolicy(source_queues=[orders_by_name]))
@@ -120,6 +122,7 @@ class SqsDlqRedrive(Stack):
             queue_name=orders_name,
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(4),
             receive_message_wait_time=Duration.seconds(20),
             visibility_timeout=Duration.seconds(visibility_timeout_seconds),
@@ -165,8 +168,12 @@ class SqsDlqRedrive(Stack):
             report_batch_item_failures=True,
             max_concurrency=5)
 
+        # Of the stack's id: the log of an earlier stack of this name is not in the way.
+        copy = Fn.select(0, Fn.split("-", Fn.select(2, Fn.split("/", Aws.STACK_ID))))
         runbook_logs = logs.LogGroup(
             self, "RunbookLogs",
+            # Each without this prefix uses up some of the Region's policy for log deliveries.
+            log_group_name=f"/aws/vendedlogs/states/{Aws.STACK_NAME}-Runbook-{copy}",
             retention=logs.RetentionDays.ONE_MONTH,
             removal_policy=on_destroy)
         runbook_role = iam.Role(
@@ -218,7 +225,8 @@ class SqsDlqRedrive(Stack):
             ("OrdersParked", "Orders are in the dead-letter queue: look, mend, redrive.",
              failed_orders.metric_approximate_number_of_messages_visible(statistic="Maximum"),
              1, 1),
-            ("OrdersLate", "An order has waited longer than all its retries take.",
+            ("OrdersLate", "An order received less than three times has waited longer"
+             " than all its retries take.",
              orders.metric_approximate_age_of_oldest_message(statistic="Maximum"),
              visibility_timeout_seconds * (max_receive_count + 1), 5),
             ("FulfilOrderErrors", "FulfilOrder crashed or ran out of time: a batch comes back.",

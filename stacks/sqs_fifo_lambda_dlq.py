@@ -76,7 +76,10 @@ class SqsFifoLambdaDlq(Stack):
         for option, value, least, most in (("max_receive_count", max_receive_count, 1, 1000),
                                            ("timeout_seconds", timeout_seconds, 1, 900),
                                            ("batch_size", batch_size, 1, 10),
-                                           ("max_concurrency", max_concurrency, 2, 1000)):
+                                           ("max_concurrency", max_concurrency, 2, 1000),
+                                           ("the length of the stack's name",
+                                            len(self.stack_name), 1,
+                                            80 - len("-OrderChanges.fifo"))):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")
         if removal_policy not in ("destroy", "retain"):
@@ -99,6 +102,7 @@ class SqsFifoLambdaDlq(Stack):
             fifo_throughput_limit=throughput_limit,
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(14),
             receive_message_wait_time=Duration.seconds(20),
             redrive_allow_policy=sqs.RedriveAllowPolicy(source_queues=[order_changes_by_name]))
@@ -110,6 +114,7 @@ class SqsFifoLambdaDlq(Stack):
             fifo_throughput_limit=throughput_limit,
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(4),
             receive_message_wait_time=Duration.seconds(20),
             visibility_timeout=Duration.seconds(visibility_timeout_seconds),

@@ -22,8 +22,9 @@ Decisions worth knowing:
   program replaces the workers one by one.
 - Endpoints and no NAT gateway: no way out to the internet at all, and S3's gateway leads to the
   program and the repository only. Five interface endpoints in two zones are $0.10 an hour in
-  us-east-1, two NAT gateways $0.09 and more for each GB (June 2026). With the worker (t4g.small)
-  and the key of Alerts they are what you pay for while idle. S3's and DynamoDB's gateways are free.
+  us-east-1, two NAT gateways $0.09 and more for each GB (June 2026). While idle you pay for them,
+  the worker (t4g.small), its polling, the alarms and the key of Alerts. S3's and DynamoDB's
+  gateways are free.
 - Orders and Workers are named after the stack: the dead-letter queue names the one, the role and
   the program name the other, before they exist. A second copy of the stack has other names.
 """
@@ -81,6 +82,7 @@ class SqsIdempotentConsumer(Stack):
             ("backlog_per_worker", backlog_per_worker, 1, 100_000),
             ("min_workers", min_workers, 1, 99),
             ("max_workers", max_workers, min_workers + 1, 100),
+            ("the length of the stack's name", len(self.stack_name), 1, 80 - len("-Orders")),
         ):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")
@@ -97,6 +99,7 @@ class SqsIdempotentConsumer(Stack):
             self, "FailedOrders",
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(14),
             receive_message_wait_time=Duration.seconds(20),
             redrive_allow_policy=sqs.RedriveAllowPolicy(source_queues=[orders_by_name]))
@@ -105,6 +108,7 @@ class SqsIdempotentConsumer(Stack):
             queue_name=orders_name,
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(4),
             receive_message_wait_time=Duration.seconds(20),
             visibility_timeout=Duration.seconds(visibility_timeout_seconds),
@@ -282,7 +286,8 @@ class SqsIdempotentConsumer(Stack):
             ("OrdersParked", "Orders are in the dead-letter queue: look, mend, redrive.",
              failed_orders.metric_approximate_number_of_messages_visible(statistic="Maximum"),
              at_least, 1, 1),
-            ("OrdersLate", "An order has waited longer than all its receives take.",
+            ("OrdersLate", "An order received less than three times has waited longer"
+             " than all its receives take.",
              orders.metric_approximate_age_of_oldest_message(statistic="Maximum"),
              at_least, visibility_timeout_seconds * (max_receive_count + 1), 5),
             ("WorkersMissing", "Fewer workers run than should: new ones do not start.",

@@ -16,7 +16,7 @@ Decisions worth knowing:
 - Orders is the one resource with a name, made from the stack's: its dead-letter queue must name
   it (redrive allow policy) before it exists. A second copy of the stack has another name.
 - Alerts has a KMS key of its own, because CloudWatch cannot publish to a topic under
-  `alias/aws/sns`. The key is the only part that costs something while idle.
+  `alias/aws/sns`. While idle you pay for it, for the alarms and for Lambda's polling of Orders.
 """
 
 from pathlib import Path
@@ -58,7 +58,9 @@ class SqsLambdaDlq(Stack):
         super().__init__(scope, construct_id, **kwargs)
         for option, value, least, most in (("max_receive_count", max_receive_count, 1, 1000),
                                            ("timeout_seconds", timeout_seconds, 1, 900),
-                                           ("max_concurrency", max_concurrency, 2, 1000)):
+                                           ("max_concurrency", max_concurrency, 2, 1000),
+                                           ("the length of the stack's name",
+                                            len(self.stack_name), 1, 80 - len("-Orders"))):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")
         if removal_policy not in ("destroy", "retain"):
@@ -73,6 +75,7 @@ class SqsLambdaDlq(Stack):
             self, "FailedOrders",
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(14),
             receive_message_wait_time=Duration.seconds(20),
             redrive_allow_policy=sqs.RedriveAllowPolicy(source_queues=[orders_by_name]))
@@ -81,6 +84,7 @@ class SqsLambdaDlq(Stack):
             queue_name=orders_name,
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(4),
             receive_message_wait_time=Duration.seconds(20),
             visibility_timeout=Duration.seconds(visibility_timeout_seconds),
@@ -158,7 +162,8 @@ class SqsLambdaDlq(Stack):
             ("OrdersParked", "Orders are in the dead-letter queue: look, mend, redrive.",
              failed_orders.metric_approximate_number_of_messages_visible(statistic="Maximum"),
              1, 1),
-            ("OrdersLate", "An order has waited longer than all its retries take.",
+            ("OrdersLate", "An order received less than three times has waited longer"
+             " than all its retries take.",
              orders.metric_approximate_age_of_oldest_message(statistic="Maximum"),
              visibility_timeout_seconds * (max_receive_count + 1), 5),
             ("FulfilOrderErrors", "FulfilOrder crashed or ran out of time: a batch comes back.",

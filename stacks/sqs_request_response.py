@@ -33,8 +33,8 @@ Decisions worth knowing:
 - The queues have names, made from the stack's: their dead-letter queues must name them (redrive
   allow policy) before they exist. A second copy of the stack has others.
 - Alerts has a KMS key of its own, because CloudWatch cannot publish to a topic under
-  `alias/aws/sns`. The key is the only part that costs something while idle, besides the askers'
-  polling.
+  `alias/aws/sns`. While idle you pay for it, for the alarms and for the polling: Lambda's of the
+  questions, and the askers' of their answers.
 """
 
 import re
@@ -84,7 +84,10 @@ class SqsRequestResponse(Stack):
             raise ValueError(f'askers is 1 to 10 names such as "Buying,Shipping", not "{askers}"')
         for option, value, least, most in (("max_receive_count", max_receive_count, 5, 1000),
                                            ("timeout_seconds", timeout_seconds, 1, 900),
-                                           ("max_concurrency", max_concurrency, 2, 1000)):
+                                           ("max_concurrency", max_concurrency, 2, 1000),
+                                           ("the length of the stack's name",
+                                            len(self.stack_name), 1,
+                                            80 - len(f"-{max(names, key=len)}Answers"))):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")
         if removal_policy not in ("destroy", "retain"):
@@ -177,7 +180,8 @@ class SqsRequestResponse(Stack):
             alarms += [
                 (f"{name}Parked", f"Dead letters among the {what}: look, mend, redrive.",
                  failed.metric_approximate_number_of_messages_visible(statistic="Maximum"), 1, 1),
-                (f"{name}Late", f"One of the {what} has waited longer than all retries take.",
+                (f"{name}Late", f"One of the {what}, received less than three times, has waited"
+                                " longer than all retries take.",
                  queue.metric_approximate_age_of_oldest_message(statistic="Maximum"),
                  seconds * (max_receive_count + 1), 5)]
             CfnOutput(self, f"Failed{name}Url", value=failed.queue_url)
@@ -213,6 +217,7 @@ class SqsRequestResponse(Stack):
             self, f"Failed{name}",
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(14),
             receive_message_wait_time=Duration.seconds(20),
             redrive_allow_policy=sqs.RedriveAllowPolicy(source_queues=[by_name]))
@@ -221,6 +226,7 @@ class SqsRequestResponse(Stack):
             queue_name=queue_name,
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(1),
             receive_message_wait_time=Duration.seconds(20),
             visibility_timeout=Duration.seconds(visibility_timeout_seconds),

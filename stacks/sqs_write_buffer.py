@@ -105,6 +105,7 @@ class SqsWriteBuffer(Stack):
             ("posts_per_second", posts_per_second, 1, 10000),
             ("max_receive_count", max_receive_count, 5, 1000),
             ("timeout_seconds", timeout_seconds, 10, 900),
+            ("the length of the stack's name", len(self.stack_name), 1, 80 - len("-Orders")),
         ):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")
@@ -120,6 +121,7 @@ class SqsWriteBuffer(Stack):
             self, "FailedOrders",
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(14),
             receive_message_wait_time=Duration.seconds(20),
             redrive_allow_policy=sqs.RedriveAllowPolicy(source_queues=[orders_by_name]))
@@ -128,6 +130,7 @@ class SqsWriteBuffer(Stack):
             queue_name=orders_name,
             enforce_ssl=True,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
+            max_message_size_bytes=1_048_576,
             retention_period=Duration.days(4),
             receive_message_wait_time=Duration.seconds(20),
             visibility_timeout=Duration.seconds(visibility_timeout_seconds),
@@ -273,7 +276,8 @@ class SqsWriteBuffer(Stack):
             ("OrdersParked", "Orders are in the dead-letter queue: look, mend, redrive.",
              failed_orders.metric_approximate_number_of_messages_visible(statistic="Maximum"),
              1, 1),
-            ("OrdersLate", "An order has waited longer than all its retries take.",
+            ("OrdersLate", "An order received less than three times has waited longer"
+             " than all its retries take.",
              orders.metric_approximate_age_of_oldest_message(statistic="Maximum"),
              visibility_timeout_seconds * (max_receive_count + 1), 5),
             ("PostsFailed", "Api could not queue an order: look at its role and at the queue.",

@@ -101,6 +101,26 @@ def name_another_source(template: dict[str, Any]) -> None:
     allowed["sourceQueueArns"][0]["Fn::Join"][1][-1] = "-Others"
 
 
+def admit_eventbridge_by_its_rule(template: dict[str, Any]) -> None:
+    statements = first(template, "AWS::SNS::TopicPolicy")["PolicyDocument"]["Statement"]
+    statements.append(
+        {"Principal": {"Service": "events.amazonaws.com"}, "Condition": {"ArnEquals": {}}}
+    )
+
+
+def log_anywhere(template: dict[str, Any]) -> None:
+    group = {
+        "Type": "AWS::Logs::LogGroup",
+        "Properties": {"LogGroupName": {"Fn::Join": ["", ["/x"]]}},
+    }
+    to = {"CloudWatchLogsLogGroup": {"LogGroupArn": {"Fn::GetAtt": ["Log", "Arn"]}}}
+    machine = {"LoggingConfiguration": {"Destinations": [to]}}
+    template["Resources"] |= {
+        "Log": group,
+        "Machine": {"Type": "AWS::StepFunctions::StateMachine", "Properties": machine},
+    }
+
+
 def one_role_for_two_functions(template: dict[str, Any]) -> None:
     template["Resources"]["Second"] = copy.deepcopy(
         next(
@@ -155,6 +175,19 @@ BREAKS: list[tuple[FunctionType, Change]] = [
         laws.test_queues_are_encrypted_polled_long_and_tls_only,
         allow_plain_text("AWS::SQS::QueuePolicy"),
     ),
+    (
+        laws.test_queues_say_how_large_a_message_may_be,
+        put(QUEUE, "Orders", MaximumMessageSize=None),
+    ),
+    (
+        laws.test_queues_say_how_large_a_message_may_be,
+        put(QUEUE, "FailedOrders", MaximumMessageSize=262144),
+    ),
+    (laws.test_eventbridge_publishes_without_a_condition, admit_eventbridge_by_its_rule),
+    (
+        laws.test_keys_of_aws_are_named_by_their_alias,
+        put(TOPIC, KmsMasterKeyId={"Fn::Join": ["", ["arn:", {"Ref": "P"}, ":alias/aws/sns"]]}),
+    ),
     (laws.test_topics_are_tls_only_and_sign_with_version_2, put(TOPIC, SignatureVersion="1")),
     (
         laws.test_topics_are_tls_only_and_sign_with_version_2,
@@ -167,6 +200,11 @@ BREAKS: list[tuple[FunctionType, Change]] = [
     (laws.test_a_redrive_allow_policy_names_the_source_queue, name_another_source),
     (laws.test_cfn_lint_is_clean, drop(ALARM, "OrdersParked")),
     (laws.test_waiting_orders_have_alarms, drop(ALARM, "OrdersLate")),
+    (
+        laws.test_alarms_on_age_say_what_they_do_not_see,
+        put(ALARM, "OrdersLate", AlarmDescription="An order has waited."),
+    ),
+    (laws.test_state_machines_log_where_the_regions_policy_does_not_grow, log_anywhere),
     (
         laws.test_failed_executions_have_alarms,
         add("Unwatched", "AWS::StepFunctions::StateMachine"),
@@ -219,6 +257,13 @@ def test_a_name_of_its_own_is_common_to_two_copies() -> None:
     assert not laws.names(by_stack, "First") & laws.names(by_stack, "Second")
 
 
+def test_a_name_that_is_too_long_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    laws.test_names_fit_whatever_the_stack_is_called("sqs_lambda_dlq")
+    monkeypatch.setitem(laws.LONGEST_NAMES, "AWS::SQS::Queue", 79)
+    with pytest.raises(AssertionError):
+        laws.test_names_fit_whatever_the_stack_is_called("sqs_lambda_dlq")
+
+
 def test_every_law_is_broken_here() -> None:
     """A new law without an entry above is not yet shown to bite."""
     elsewhere = {
@@ -227,6 +272,7 @@ def test_every_law_is_broken_here() -> None:
         "test_no_acknowledgement_is_stale",
         "test_synthesis_warns_of_nothing",
         "test_two_copies_have_no_name_in_common",
+        "test_names_fit_whatever_the_stack_is_called",
         # about files and options, not templates: broken by hand, see CONTRIBUTING
         "test_stands_alone_when_copied",
         "test_app_gives_the_stack_its_defaults",

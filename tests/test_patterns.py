@@ -50,6 +50,16 @@ STATEFUL_TYPES = (
 )
 # Their names are their own within a role or an API.
 NAMED_WITHIN = ("AWS::IAM::Policy", "AWS::ApiGateway::Stage")
+# The longest name that each service takes, in characters, from its API reference.
+LONGEST_NAMES = {
+    "AWS::AmazonMQ::Broker": 50,
+    "AWS::ApiGateway::RestApi": 1024,
+    "AWS::AutoScaling::AutoScalingGroup": 255,
+    "AWS::Logs::LogGroup": 512,
+    "AWS::S3::Bucket": 63,
+    "AWS::SNS::Topic": 256,
+    "AWS::SQS::Queue": 80,
+}
 
 
 @pytest.fixture
@@ -97,7 +107,10 @@ def names(template: dict[str, Any], stack: str) -> set[str]:
             return value["Fn::Join"][0].join(map(resolved, value["Fn::Join"][1]))
         if isinstance(value, dict) and value.get("Ref") in template["Resources"]:
             return f"{stack}'s {value['Ref']}"  # a name that AWS made for this copy
-        return stack if value == {"Ref": "AWS::StackName"} else str(value)
+        if isinstance(value, dict) and "Fn::Select" in value:
+            return "01234567"  # of the stack's id
+        known = {"StackName": stack, "AccountId": "0" * 12, "Region": "ap-southeast-1"}
+        return known[value["Ref"].removeprefix("AWS::")] if isinstance(value, dict) else str(value)
 
     found = set()
     for resource in template["Resources"].values():
@@ -219,6 +232,27 @@ def test_two_copies_have_no_name_in_common(stem: str) -> None:
     assert names(templates[0], "First") & names(templates[1], "Second") == set()
 
 
+def test_names_fit_whatever_the_stack_is_called(stem: str) -> None:
+    """A stack's name has up to 128 characters: either all is well, or it says how many it may."""
+    most = 128
+    try:
+        template = called(stem, "S" * most)
+    except ValueError as error:
+        said = re.fullmatch(r"the length of the stack's name is 1 to (\d+), not 128", str(error))
+        assert said, error
+        most = int(said[1])
+        template = called(stem, "S" * most)
+    for kind, _, name in (one.partition(" ") for one in names(template, "S" * most)):
+        assert len(name) <= LONGEST_NAMES[kind], name
+
+
+def called(stem: str, name: str) -> dict[str, Any]:
+    """A pattern's template when the stack has this name."""
+    alone = App(context=FLAGS)
+    app.stack_class(PATTERNS[stem])(alone, name)
+    return alone.synth().get_stack_by_name(name).template
+
+
 def test_looks_nothing_up_and_exports_nothing(stem: str, pattern: Synthesized) -> None:
     assert not any("Export" in output for output in pattern.template.get("Outputs", {}).values())
     assert "from_lookup" not in (PROJECT / "stacks" / f"{stem}.py").read_text()
@@ -327,10 +361,10 @@ def test_no_action_is_a_wildcard(pattern: Synthesized) -> None:
 
 
 def test_mappings_bound_their_concurrency(pattern: Synthesized) -> None:
+    """Of FIFO queues, too: a batch that Lambda throttles comes back with its receives counted."""
     queues = pattern.resources("AWS::SQS::Queue")
     for logical_id, mapping in pattern.resources("AWS::Lambda::EventSourceMapping").items():
-        queue = queues.get(mapping["EventSourceArn"].get("Fn::GetAtt", [""])[0])
-        if queue is not None and not queue.get("FifoQueue"):
+        if mapping["EventSourceArn"].get("Fn::GetAtt", [""])[0] in queues:
             assert mapping["ScalingConfig"]["MaximumConcurrency"] >= 2, logical_id
 
 
@@ -345,11 +379,33 @@ def test_queues_are_encrypted_polled_long_and_tls_only(pattern: Synthesized) -> 
         assert _denies_plain_text(statements[logical_id]), logical_id
 
 
+def test_queues_say_how_large_a_message_may_be(pattern: Synthesized) -> None:
+    """CloudFormation makes a queue without it for 1 MiB, and an update cuts that to 256 KiB."""
+    queues = pattern.resources("AWS::SQS::Queue")
+    for logical_id, queue in queues.items():
+        assert queue["MaximumMessageSize"] <= 1_048_576, logical_id
+    for dead, source in dead_letter_queues(pattern).items():
+        assert queues[dead]["MaximumMessageSize"] >= queues[source]["MaximumMessageSize"], dead
+
+
 def test_topics_are_tls_only_and_sign_with_version_2(pattern: Synthesized) -> None:
     statements = policies(pattern, "AWS::SNS::TopicPolicy", "Topics")
     for logical_id, topic in pattern.resources("AWS::SNS::Topic").items():
         assert str(topic["SignatureVersion"]) == "2", logical_id
         assert _denies_plain_text(statements[logical_id]), logical_id
+
+
+def test_eventbridge_publishes_without_a_condition(pattern: Synthesized) -> None:
+    """Its guide supports none in the policy of a topic: the event could be refused."""
+    for logical_id, statements in policies(pattern, "AWS::SNS::TopicPolicy", "Topics").items():
+        for statement in statements:
+            if statement["Principal"] == {"Service": "events.amazonaws.com"}:
+                assert "Condition" not in statement, logical_id
+
+
+def test_keys_of_aws_are_named_by_their_alias(pattern: Synthesized) -> None:
+    """For an ARN no service makes the key in an account that has none yet (aws-cdk#22605)."""
+    assert ":alias/aws/" not in json.dumps(pattern.template)
 
 
 def _denies_plain_text(statements: list[dict[str, Any]]) -> bool:
@@ -379,12 +435,35 @@ def test_a_redrive_allow_policy_names_the_source_queue(pattern: Synthesized) -> 
         assert arn["Fn::Join"][1][-len(name) :] == name, dead
 
 
+# ---- state machines
+
+
+def test_state_machines_log_where_the_regions_policy_does_not_grow(pattern: Synthesized) -> None:
+    """Each log group without the prefix adds to one policy of 5,120 characters a Region."""
+    groups = pattern.resources("AWS::Logs::LogGroup")
+    for logical_id, machine in pattern.resources("AWS::StepFunctions::StateMachine").items():
+        for to in machine["LoggingConfiguration"]["Destinations"]:
+            (group,) = to["CloudWatchLogsLogGroup"]["LogGroupArn"]["Fn::GetAtt"][:1]
+            prefix = groups[group]["LogGroupName"]["Fn::Join"][1][0]
+            assert prefix == "/aws/vendedlogs/states/", logical_id
+
+
 # ---- alarms
 
 
 def test_waiting_orders_have_alarms(pattern: Synthesized) -> None:
     age = watched(pattern, "AWS/SQS", "ApproximateAgeOfOldestMessage", "QueueName")
     assert set(dead_letter_queues(pattern).values()) <= age
+
+
+def test_alarms_on_age_say_what_they_do_not_see(pattern: Synthesized) -> None:
+    """On standard queues the metric leaves out messages that were received three times or more."""
+    queues = pattern.resources("AWS::SQS::Queue")
+    for logical_id, alarm in pattern.resources("AWS::CloudWatch::Alarm").items():
+        if alarm.get("MetricName") == "ApproximateAgeOfOldestMessage":
+            (dimension,) = alarm["Dimensions"]
+            if not queues[dimension["Value"]["Fn::GetAtt"][0]].get("FifoQueue"):
+                assert "received less than three times" in alarm["AlarmDescription"], logical_id
 
 
 def test_failed_executions_have_alarms(pattern: Synthesized) -> None:
