@@ -25,9 +25,17 @@ class Task:
 
     resource: as in the definition. arguments: what Parameters or Arguments came to. role: the
     ARN of the state machine's role. execution: the execution's ARN; name: its name. token: for
-    .waitForTaskToken. timeout, heartbeat: seconds, or None. ended: set once the execution is over,
-    however; what was begun is then stopped. tell: adds an event to the history, by its type and
-    its details as GetExecutionHistory has them.
+    .waitForTaskToken. timeout, heartbeat: seconds, or None. ended: set once the attempt is over,
+    however (its timeout, the end of the execution, a sister branch that failed); what was begun is
+    then stopped. tell: adds an event to the history, by its type and its details as
+    GetExecutionHistory has them: ("TaskStarted", {"resource": "invoke", "resourceType": "lambda"}).
+
+    Who performs it tells what happens until the end: TaskScheduled, TaskStarted, TaskSubmitted,
+    LambdaFunctionScheduled, ActivityStarted and so on, with payloads as JSON text. The interpreter
+    tells the end (...Succeeded, ...Failed, ...TimedOut, under the name of what was scheduled) and,
+    if nothing was scheduled, none. The interpreter minds `timeout`; who performs it minds
+    `heartbeat`, and both for an activity, whose clocks start when a worker takes it. A missed one
+    is StatesError("States.Timeout") without a cause.
     """
 
     resource: str
