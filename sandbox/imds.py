@@ -19,7 +19,8 @@ from typing import Any
 class Instance:
     """What one instance is told about itself; `lifecycle_state` is there to be changed."""
 
-    def __init__(self, credentials: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, credentials: Mapping[str, str] | None = None) -> None:
+        """credentials: of its role, by the names that they have in an environment."""
         self.id = f"i-{secrets.token_hex(8)}0"
         self.lifecycle_state, self.address = "InService", ""
         self.tokens: set[str] = set()
@@ -30,11 +31,11 @@ class Instance:
                 {
                     "Code": "Success",
                     "Type": "AWS-HMAC",
-                    "AccessKeyId": credentials["AccessKeyId"],
-                    "SecretAccessKey": credentials["SecretAccessKey"],
-                    "Token": credentials["SessionToken"],
+                    "AccessKeyId": credentials["AWS_ACCESS_KEY_ID"],
+                    "SecretAccessKey": credentials["AWS_SECRET_ACCESS_KEY"],
+                    "Token": credentials["AWS_SESSION_TOKEN"],
                     "LastUpdated": "2026-01-01T00:00:00Z",
-                    "Expiration": credentials["Expiration"].strftime("%Y-%m-%dT%H:%M:%SZ"),
+                    "Expiration": "2100-01-01T00:00:00Z",  # nobody here asks for new ones
                 }
             )
 

@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+from botocore.exceptions import BotoCoreError, ClientError
 
 from scenarios.stage import ScenarioFailed, Stage
 
@@ -23,7 +24,7 @@ def main(
     except ModuleNotFoundError:
         typer.echo(f"error: {pattern} has no scenario", err=True)
         sys.exit(2)
-    except ScenarioFailed as failure:
+    except (ScenarioFailed, BotoCoreError, ClientError) as failure:
         typer.echo(f"failed: {failure}", err=True)
         sys.exit(1)
 

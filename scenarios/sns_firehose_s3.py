@@ -8,10 +8,9 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from scenarios.roles import denied
 from scenarios.stage import ScenarioFailed, Stage
 
 EVENTS, LATE = 400, 5
@@ -205,10 +204,10 @@ class OrdersIntoTheArchive:
         The bucket's refusal holds up what comes first, the topic's role what comes then.
         """
         stage, bucket = self.stage, f"arn:aws:s3:::{self.out['ArchivedOrdersName']}/*"
-        with self.denied(self.stream_role, "s3:PutObject", bucket):
+        with denied(stage, self.stream_role, "s3:PutObject", bucket):
             self.publish([self.event(EVENTS + number) for number in range(LATE)])
             stage.say(f"fault: the bucket refuses OrderArchive; {LATE} events published")
-            with self.denied(self.subscription_role, "firehose:PutRecord*", "*"):
+            with denied(stage, self.subscription_role, "firehose:PutRecord*", "*"):
                 unlucky = self.event(EVENTS + LATE)
                 self.publish([unlucky])
                 stage.say("fault: the topic's role lost its grant; one event published")
@@ -219,25 +218,6 @@ class OrdersIntoTheArchive:
                 )
             self.stage.see_alarms(notices, "OrdersUnarchived", "ArchiveRefused")
         return unlucky[0]
-
-    @contextmanager
-    def denied(self, role: str, action: str, resource: str) -> Generator[None]:
-        """Deny this action to a role for as long as the block runs."""
-        iam, name = self.stage.client("iam"), f"scenario-{self.run}"
-        statement = {"Effect": "Deny", "Action": action, "Resource": resource}
-        document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-        iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=document)
-        try:
-            self.let_iam_settle()
-            yield
-        finally:
-            iam.delete_role_policy(RoleName=role, PolicyName=name)
-            self.let_iam_settle()
-
-    def let_iam_settle(self) -> None:
-        """A changed policy takes some seconds to be known everywhere on AWS."""
-        if self.stage.clock == 1:
-            time.sleep(30)
 
     def parked(self) -> dict[str, str]:
         """Event id to text of what lies in UnarchivedOrders; it stays there."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from scenarios.roles import assume
 from scenarios.stage import ScenarioFailed, Stage
 from workers.sqs_claim_check.sender import LIMIT, SIZE, Claim, Sender, Sent, size
 
@@ -87,23 +88,14 @@ class ClaimsAtTheCounter:
 
     def become_buying(self) -> None:
         """Senders with the role Buying, which may do no more than they need."""
-        sts = self.stage.client("sts")
-
-        def assume() -> dict[str, str] | None:
-            try:
-                return sts.assume_role(
-                    RoleArn=self.out["BuyingArn"], RoleSessionName=f"scenario-{self.run}"
-                )["Credentials"]
-            except ClientError:  # a role of a minute ago is not yet known everywhere on AWS
-                return None
-
-        session = self.stage.until("the role Buying to be assumed", assume, seconds=30)
-        keys = {
-            "aws_access_key_id": session["AccessKeyId"],
-            "aws_secret_access_key": session["SecretAccessKey"],
-            "aws_session_token": session["SessionToken"],
-        }
-        self.buying = {name: self.stage.client(name, **keys) for name in ("sqs", "s3")}
+        greeting = {"Bucket": self.bucket, "Key": f"orders/scenario-{self.run}"}
+        session = assume(
+            self.stage,
+            self.out["BuyingArn"],
+            lambda buying: buying.client("s3").put_object(**greeting),
+        )
+        self.s3.delete_object(**greeting)
+        self.buying = {name: session.client(name) for name in ("sqs", "s3")}
         self.sender = Sender(self.out["OrdersUrl"], self.bucket, **self.buying)
         self.plain = Sender(self.out["OrdersUrl"], self.bucket, compress=False, **self.buying)
         self.always = Sender(self.out["OrdersUrl"], self.bucket, threshold=0, **self.buying)

@@ -12,9 +12,9 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import boto3
 from botocore.exceptions import ClientError
 
+from scenarios.roles import assume
 from scenarios.stage import ScenarioFailed, Stage
 
 STANDARD, GIFT = 60, 30
@@ -346,11 +346,12 @@ class Operator:
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.out = stage, stage.outputs
-        assumed = stage.client("sts").assume_role(
-            RoleArn=self.out["OperatorArn"], RoleSessionName="on-call"
-        )["Credentials"]
-        session = boto3.Session(
-            assumed["AccessKeyId"], assumed["SecretAccessKey"], assumed["SessionToken"]
+        session = assume(
+            stage,
+            self.out["OperatorArn"],
+            lambda operator: operator.client("sqs").list_message_move_tasks(
+                SourceArn=self.out["FailedOrdersArn"]
+            ),
         )
         self.sqs, self.sfn = session.client("sqs"), session.client("stepfunctions")
 

@@ -17,13 +17,14 @@ import time
 import uuid
 import zipfile
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError
 
+from scenarios.roles import keys, role_with
 from scenarios.stage import ScenarioCannotRun, ScenarioFailed, Stage
 
 GOOD, LONG, DUPLICATE, MALFORMED = 868, 2, 100, 30
@@ -61,12 +62,12 @@ class Processes:
 
         settings, (bucket, key) = self._launch_template()
         with ExitStack() as stack:
-            credentials = stack.enter_context(self._role())
+            role = stack.enter_context(self._role())
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            self._download(credentials, bucket, key, folder)
+            self._download(role, bucket, key, folder)
             stack.callback(self._end)
             for _ in range(WORKERS):
-                instance = stack.enter_context(imds.served(imds.Instance(credentials)))
+                instance = stack.enter_context(imds.served(imds.Instance(keys(role))))
                 self.instances[instance.id] = instance
                 self._start(instance.id, folder, settings, instance.address)
             yield list(self.running)
@@ -85,46 +86,19 @@ class Processes:
         settings = dict(line.split("=", 1) for line in found[1].splitlines())
         return settings, (found[2], found[3])
 
-    @contextmanager
-    def _role(self) -> Generator[dict[str, Any]]:
-        """Credentials with the policies of WorkerRole, which only EC2 may assume."""
-        iam, sts = self.stage.client("iam"), self.stage.client("sts")
-        deployed, name = self.stage.outputs["WorkerRoleName"], f"scenario-{uuid.uuid4().hex[:8]}"
-        account = sts.get_caller_identity()["Account"]
-        trust = {
-            "Effect": "Allow",
-            "Principal": {"AWS": f"arn:aws:iam::{account}:root"},
-            "Action": "sts:AssumeRole",
+    def _role(self) -> AbstractContextManager[boto3.Session]:
+        """A role with the policies of WorkerRole, which only EC2 may assume."""
+        iam, deployed = self.stage.client("iam"), self.stage.outputs["WorkerRoleName"]
+        policies = {
+            name: iam.get_role_policy(RoleName=deployed, PolicyName=name)["PolicyDocument"]
+            for name in iam.list_role_policies(RoleName=deployed)["PolicyNames"]
         }
-        role = iam.create_role(
-            RoleName=name,
-            AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
-        )["Role"]["Arn"]
-        policies = iam.list_role_policies(RoleName=deployed)["PolicyNames"]
-        for policy in policies:
-            found = iam.get_role_policy(RoleName=deployed, PolicyName=policy)
-            iam.put_role_policy(
-                RoleName=name,
-                PolicyName=policy,
-                PolicyDocument=json.dumps(found["PolicyDocument"]),
-            )
-        try:
-            yield sts.assume_role(RoleArn=role, RoleSessionName="workers")["Credentials"]
-        finally:
-            for policy in policies:
-                iam.delete_role_policy(RoleName=name, PolicyName=policy)
-            iam.delete_role(RoleName=name)
+        return role_with(self.stage, lambda _: True, inline=policies)
 
-    def _download(self, credentials: dict[str, Any], bucket: str, key: str, folder: Path) -> None:
+    def _download(self, role: boto3.Session, bucket: str, key: str, folder: Path) -> None:
         """Unpack the program as an instance does, with the role."""
-        s3 = boto3.client(
-            "s3",
-            aws_access_key_id=credentials["AccessKeyId"],
-            aws_secret_access_key=credentials["SecretAccessKey"],
-            aws_session_token=credentials["SessionToken"],
-        )
         try:
-            archive = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+            archive = role.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
         except ClientError as error:
             raise ScenarioFailed(f"the workers' program cannot be downloaded: {error}") from None
         zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)

@@ -13,7 +13,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
+from scenarios.roles import role_with
 from scenarios.stage import ScenarioFailed, Stage
 from workers.sqs_request_response.asker import Asker, NoAnswer, Pending, Refused
 
@@ -97,7 +98,10 @@ class QuestionsAndAnswers:
             + (f"; SQS time runs {stage.clock:g} times faster here" if stage.clock > 1 else "")
         )
         with ExitStack() as stack:
-            roles = {name: stack.enter_context(self.role(name)) for name in ("Buying", "Shipping")}
+            roles = {
+                name: stack.enter_context(self.role(name)).client("sqs")
+                for name in ("Buying", "Shipping")
+            }
             self.askers = {
                 name: stack.enter_context(
                     Asker(self.out["FraudQuestionsUrl"], self.out[f"{name}AnswersUrl"], sqs=sqs)
@@ -123,41 +127,15 @@ class QuestionsAndAnswers:
 
     # ---- who asks
 
-    @contextmanager
-    def role(self, name: str) -> Generator[Any]:
-        """An SQS client that may do what the asker's policy says and nothing else."""
-        iam, sts, role_name = (
-            self.stage.client("iam"),
-            self.stage.client("sts"),
-            f"{self.run}-{name}",
+    def role(self, name: str) -> AbstractContextManager[boto3.Session]:
+        """A role that may do what the asker's policy says and nothing else."""
+        answers = self.out[f"{name}AnswersUrl"]
+        return role_with(
+            self.stage,
+            # What an earlier run may have left there is seen and left.
+            lambda own: own.client("sqs").receive_message(QueueUrl=answers, VisibilityTimeout=0),
+            managed=self.out[f"{name}AccessArn"],
         )
-        caller = sts.get_caller_identity()
-        everybody = f"arn:{caller['Arn'].split(':')[1]}:iam::{caller['Account']}:root"
-        trust = {"Effect": "Allow", "Principal": {"AWS": everybody}, "Action": "sts:AssumeRole"}
-        role = iam.create_role(
-            RoleName=role_name,
-            AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
-        )["Role"]["Arn"]
-        policy = self.out[f"{name}AccessArn"]
-        iam.attach_role_policy(RoleName=role_name, PolicyArn=policy)
-
-        def assumed() -> dict[str, Any] | None:
-            try:  # on AWS a new role takes some seconds to be known everywhere
-                return sts.assume_role(RoleArn=role, RoleSessionName=name)["Credentials"]
-            except ClientError:
-                return None
-
-        try:
-            credentials = self.stage.until(f"a role for {name}", assumed, seconds=60)
-            yield boto3.client(
-                "sqs",
-                aws_access_key_id=credentials["AccessKeyId"],
-                aws_secret_access_key=credentials["SecretAccessKey"],
-                aws_session_token=credentials["SessionToken"],
-            )
-        finally:
-            iam.detach_role_policy(RoleName=role_name, PolicyArn=policy)
-            iam.delete_role(RoleName=role_name)
 
     def ask(self, asker: str, kind: str, timeout: float) -> Asked:
         """One question, asked and noted; callable from several threads at once."""

@@ -11,16 +11,20 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import boto3
 import tenacity
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sandbox import cdk
+
+# Of every client. What AWS throttles, such as a sixth look into logs in a second, is tried again.
+CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 8})
 
 
 class ScenarioFailed(AssertionError):
@@ -50,7 +54,8 @@ class Stage:
         self.began = time.time()
         # In the sandbox SQS time and alarm periods run faster than the wall clock; on AWS 1.
         self.clock = float(os.environ.get("SANDBOX_CLOCK", "1"))
-        self.client = cache(boto3.client)
+        self.pause = 0.2 if self.clock > 1 else 3.0  # seconds between two looks at something
+        self.client = cache(partial(boto3.client, config=CONFIG))
         self.told: dict[str, str] = {}  # an alarm's name to its description, of those in ALARM
         self.outputs = self._outputs()
 
@@ -96,14 +101,14 @@ class Stage:
         return seconds / self.clock + 60
 
     def until(self, what: str, probe: Callable[[], Any], seconds: float) -> Any:
-        """What `probe` returns as soon as it is true, asked every 0.2 s.
+        """What `probe` returns as soon as it is true, asked every `pause` seconds.
 
         ScenarioFailed after patience(seconds).
         """
         try:
             return tenacity.Retrying(
                 retry=tenacity.retry_if_result(lambda result: not result),
-                wait=tenacity.wait_fixed(0.2),
+                wait=tenacity.wait_fixed(self.pause),
                 stop=tenacity.stop_after_delay(self.patience(seconds)),
             )(probe)
         except tenacity.RetryError:

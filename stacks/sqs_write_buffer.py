@@ -12,8 +12,9 @@ Decisions worth knowing:
 - What is not an order gets a 400 before it is queued. Only application/json passes (415 for any
   other type): API Gateway checks a body against its model only where it knows the type.
 - The rate is bounded twice. A writer pauses after each call for as long as the units it used are
-  worth, and there are never more than max_concurrency of them, each with its share; the table's own
-  maximum holds for everybody who writes there. A batch is what a writer may write in one second.
+  worth, and there are never more than max_concurrency of them, each with its share. The table's own
+  maximum stands against everybody else who writes there, and AWS keeps it as best it can: a table
+  that was idle takes a burst above it. A batch is what a writer may write in one second.
 - What the table refuses is tried again for three seconds, with growing pauses; then the queue
   waits, which costs nothing. It waits max_receive_count times the visibility timeout (10 minutes by
   default) before it parks an order; a table that may stand still for longer wants more receives.
@@ -80,8 +81,8 @@ ORDER = apigateway.JsonSchema(
 class SqsWriteBuffer(Stack):
     """An API that queues orders, and writers that bring them to a table at a bounded rate.
 
-    writes_per_second: write request units that the table and all writers together may use
-        (max_concurrency to 2,000; an order takes one unit per KB).
+    writes_per_second: write request units that all writers together use at most, and the table's
+        maximum (max_concurrency to 2,000; an order takes one unit per KB).
     max_concurrency: writers at the same time, which share the rate (2 to 1,000).
     posts_per_second: requests that Api takes, and as many at once; more get a 429 (1 to 10,000).
     max_receive_count: failed receives after which an order is parked (5 to 1,000).

@@ -146,7 +146,8 @@ def handler(event: SQSEvent, context: LambdaContext) -> PartialItemFailureRespon
     try:
         refused = write(list(rows.values()), until)
     except ClientError:
-        logger.exception("Orders failed")
+        sent_back = [message for several in messages.values() for message in several]
+        logger.exception("Orders failed", message_ids=sent_back)
         raise
     left = [message for item in refused for message in messages[item["order_id"]["S"]]]
     if left:
