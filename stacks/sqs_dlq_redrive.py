@@ -60,16 +60,21 @@ from constructs import Construct
 LAMBDAS = Path(__file__).parent.parent / "lambdas" / "sqs_dlq_redrive"
 POWERTOOLS = "/aws/service/powertools/python/arm64/python3.14/3.37.0"
 
-# The newest redrive of the queue, in a state that has just listed it.
-NEWEST = ("($count($states.result.Results) > 0 ? $states.result.Results[0]"
-          " : {'Status': 'NONE', 'StartedTimestamp': 0})")
+# The newest redrive of the queue, in a state that has just listed it. SQS leaves out what it does
+# not know yet, and the whole list if there is none.
+NEWEST = ("$merge([{'Status': 'NONE', 'StartedTimestamp': 0, 'ApproximateNumberOfMessagesMoved': 0,"
+          " 'ApproximateNumberOfMessagesToMove': 0}, $states.result.Results[0]])")
+RUNS = "Status in ['RUNNING', 'CANCELLING']"
 # How long until the next look: a quarter of the time that is left, or twice as long as before if
 # nothing has moved; 2 to 60 s. At 60 s, 36 hours fit into the 25,000 events of a history.
 PAUSE = (f"($newest := {NEWEST};"
          " $left := $newest.(ApproximateNumberOfMessagesToMove - ApproximateNumberOfMessagesMoved);"
-         " $newest.ApproximateNumberOfMessagesMoved = $task.ApproximateNumberOfMessagesMoved"
-         " ? $min([60, 2 * $pause])"
-         " : $exists($left) ? $max([2, $min([60, $ceil($left / $velocity / 4)])]) : 2)")
+         f" $not($newest.{RUNS}) ? 5"
+         " : $newest.ApproximateNumberOfMessagesMoved = $task.ApproximateNumberOfMessagesMoved"
+         " ? $min([60, 2 * $pause]) : $max([2, $min([60, $ceil($left / $velocity / 4)])]))")
+# At how many looks the redrive was over: its counts may be complete only after its end.
+ENDED = (f"($newest := {NEWEST};"
+         f" $newest.{RUNS} or $newest.StartedTimestamp = $before ? 0 : $ended + 1)")
 MOVED = ("$task.ApproximateNumberOfMessagesMoved & ' of ' &"
          " $task.ApproximateNumberOfMessagesToMove & ' orders are moved'")
 
@@ -285,14 +290,15 @@ class SqsDlqRedrive(Stack):
             "StartRedrive", "StartMessageMoveTask", failed_orders_arn,
             {"SourceArn": failed_orders_arn,
              "MaxNumberOfMessagesPerSecond": "{% $velocity %}"},
-            assign={"before": "{% $task.StartedTimestamp %}", "pause": 2})
+            assign={"before": "{% $task.StartedTimestamp %}", "pause": 2, "ended": 0})
         cancel_redrive = self._ask(
             "CancelRedrive", "CancelMessageMoveTask", failed_orders_arn,
-            {"TaskHandle": "{% $task.TaskHandle %}"}, assign={"before": 0, "pause": 2})
+            {"TaskHandle": "{% $task.TaskHandle %}"}, assign={"before": 0, "pause": 2, "ended": 0})
         read_progress = self._ask(
             "ReadProgress", "ListMessageMoveTasks", failed_orders_arn,
             {"SourceArn": failed_orders_arn, "MaxResults": 1},
-            assign={"task": f"{{% {NEWEST} %}}", "pause": f"{{% {PAUSE} %}}"},
+            assign={"task": f"{{% {NEWEST} %}}", "pause": f"{{% {PAUSE} %}}",
+                    "ended": f"{{% {ENDED} %}}"},
             outputs=f"{{% {NEWEST}.{{'status': Status, 'moved': ApproximateNumberOfMessagesMoved,"
                     " 'to_move': ApproximateNumberOfMessagesToMove} %}")
         pause = sfn.Wait.jsonata(self, "Pause", time=sfn.WaitTime.seconds("{% $pause %}"))
@@ -318,7 +324,7 @@ class SqsDlqRedrive(Stack):
             .when(holds("{% $cancel %}"), sfn.Fail.jsonata(
                 self, "RefuseToCancel", error="NoRedriveRunning",
                 cause="{% 'The latest redrive is ' & $task.Status & '.' %}"))
-            .when(holds("{% $task.Status in ['RUNNING', 'CANCELLING'] %}"), sfn.Fail.jsonata(
+            .when(holds(f"{{% $task.{RUNS} %}}"), sfn.Fail.jsonata(
                 self, "RefuseSecondRedrive", error="RedriveAlreadyRunning",
                 cause=f"{{% 'One redrive at a time: ' & {MOVED} & '.' %}}"))
             .when(holds("{% $type($velocity) = 'number' ? $velocity != $floor($velocity)"
@@ -333,9 +339,8 @@ class SqsDlqRedrive(Stack):
         pause.next(read_progress)
         read_progress.next(
             sfn.Choice.jsonata(self, "Judge")
-            # What was the newest before the start still is: SQS does not show ours yet.
-            .when(holds("{% $task.Status in ['RUNNING', 'CANCELLING']"
-                        " or $task.StartedTimestamp = $before %}"), pause)
+            # Or what was the newest before the start still is: SQS does not show ours yet.
+            .when(holds("{% $ended < 2 %}"), pause)
             .when(holds("{% $task.Status = 'FAILED' %}"), sfn.Fail.jsonata(
                 self, "ReportFailure", error="RedriveFailed",
                 cause=f"{{% $task.FailureReason & ': ' & {MOVED} & '.' %}}"))

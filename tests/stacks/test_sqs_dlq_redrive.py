@@ -245,22 +245,59 @@ def test_the_next_look_comes_when_there_is_something_to_see(
     assert json.loads(run(arn, Results=[newest])["output"]) == expected
 
 
-def test_a_task_that_sqs_lists_late_is_waited_for(pattern: Synthesized, sandbox: Any) -> None:
-    """The former redrive, COMPLETED, is not taken for the one just started."""
-    listed = {
-        "before": "{% $states.input.before %}",
-        "task": {"Status": "COMPLETED", "StartedTimestamp": 7},
+@pytest.mark.parametrize(
+    ("listed", "looks"),
+    [
+        # The former redrive is not taken for the one just started.
+        ([{"Status": "COMPLETED", "StartedTimestamp": 7}], 0),
+        ([{"Status": "RUNNING", "StartedTimestamp": 8}], 0),
+        ([{"Status": "CANCELLING", "StartedTimestamp": 8}], 0),
+        ([{"Status": "COMPLETED", "StartedTimestamp": 8}], 2),
+        ([{"Status": "CANCELLED", "StartedTimestamp": 8}], 2),
+    ],
+)
+def test_a_redrive_is_over_once_it_was_seen_so_twice(
+    pattern: Synthesized, sandbox: Any, listed: list[dict[str, Any]], looks: int
+) -> None:
+    """SQS may list it late, and count what it moved late."""
+    read, judge = (definition(pattern)["States"][name] for name in ("ReadProgress", "Judge"))
+    counted = {
+        name: read["Assign"][name].replace("$states.result", "$states.input")
+        for name in ("task", "ended")
     }
+    before = {"before": 7, "ended": 0}
     states = {
-        "Listed": {"Type": "Pass", "Assign": listed, "Next": "Judge"},
-        "Judge": definition(pattern)["States"]["Judge"],
-        "Pause": {"Type": "Fail", "Error": "Pause"},
+        "Started": {"Type": "Pass", "Assign": before, "Next": "ReadProgress"},
+        "ReadProgress": {"Type": "Pass", "Assign": counted, "Next": "Judge"},
+        "Judge": judge,
+        "Pause": {
+            "Type": "Choice",
+            "Choices": [{"Condition": "{% $ended = 0 %}", "Next": "GoesOn"}],
+            "Default": "ReadProgress",
+        },
+        "GoesOn": {"Type": "Fail", "Error": "GoesOn"},
         "ReportFailure": {"Type": "Fail", "Error": "ReportFailure"},
-        "Ended": {"Type": "Succeed"},
+        "Ended": {"Type": "Pass", "Output": "{% $ended %}", "End": True},
     }
-    arn = machine({"QueryLanguage": "JSONata", "StartAt": "Listed", "States": states})
-    assert run(arn, before=7)["error"] == "Pause"
-    assert run(arn, before=6)["status"] == "SUCCEEDED"
+    arn = machine({"QueryLanguage": "JSONata", "StartAt": "Started", "States": states})
+    end = run(arn, Results=listed)
+    assert end.get("error") == "GoesOn" if not looks else json.loads(end["output"]) == looks
+
+
+def test_what_sqs_leaves_out_counts_as_none(pattern: Synthesized, sandbox: Any) -> None:
+    looked = definition(pattern)["States"]["LookForTask"]["Assign"]["task"]
+    newest = looked.replace("$states.result", "$states.input")
+    states = {"Look": {"Type": "Pass", "Output": newest, "End": True}}
+    arn = machine({"QueryLanguage": "JSONata", "StartAt": "Look", "States": states})
+    none = {
+        "Status": "NONE",
+        "StartedTimestamp": 0,
+        "ApproximateNumberOfMessagesMoved": 0,
+        "ApproximateNumberOfMessagesToMove": 0,
+    }
+    running = {"Status": "RUNNING", "StartedTimestamp": 7}
+    assert json.loads(run(arn)["output"]) == none
+    assert json.loads(run(arn, Results=[running])["output"]) == none | running
 
 
 # ---- options
