@@ -2,15 +2,18 @@
 
 On AWS a batch of up to 10,000 messages is gathered for at most the window, and comes at once when
 it is full. Seen in MiniStack 1.5.33: a batch ends at ten messages and the window is ignored. Here
-both hold for mappings that have a window. Windows are in the wall clock's time, as the functions
-are. That a batch also ends at 6 MB is not counted.
+both hold for mappings that have a window. What a mapping's filters drop is no part of a batch.
+Windows are in the wall clock's time, as the functions are. That a batch also ends at 6 MB is not
+counted.
 """
 
 import time
 
+from gaps import lambda_event_filters
 from ministack.services import lambda_svc, sqs
 
 PATCHES = (
+    *lambda_event_filters.PATCHES,
     "services.sqs._receive_messages_for_esm",
     "services.sqs._queues_lock",
     "services.sqs._get_q",
@@ -28,14 +31,21 @@ def close() -> None:
 
     def gather(url: str, wanted: int) -> list[dict]:
         queue = sqs._get_q(url)
-        window = _window(queue)
+        mappings = _mappings(queue)
+        window = max(
+            (mapping["MaximumBatchingWindowInSeconds"] or 0 for mapping in mappings), default=0
+        )
         if queue["is_fifo"] or not window:
             return at_once(url, wanted)
         with sqs._queues_lock:
             sqs._expire_retained(queue)
             sqs._dlq_sweep(queue)
             now = sqs.time.time()
-            there = sum(message.get("visible_at", 0) <= now for message in queue["messages"])
+            visible = [one for one in queue["messages"] if one.get("visible_at", 0) <= now]
+            for message in visible:
+                if not any(lambda_event_filters.takes(mapping, message) for mapping in mappings):
+                    queue["messages"].remove(message)
+            there = sum(one.get("visible_at", 0) <= now for one in queue["messages"])
             if not there:
                 began.pop(url, None)
                 return []
@@ -49,14 +59,8 @@ def close() -> None:
     sqs._receive_messages_for_esm = gather
 
 
-def _window(queue: dict) -> float:
-    """The longest window in seconds of the mappings on a queue."""
+def _mappings(queue: dict) -> list[dict]:
+    """The mappings on a queue; a window of theirs in seconds is a number."""
     arn = queue["attributes"].get("QueueArn")
-    return max(
-        (
-            float(mapping.get("MaximumBatchingWindowInSeconds") or 0)
-            for mapping in list(lambda_svc._esms._data.values())
-            if mapping.get("EventSourceArn") == arn
-        ),
-        default=0.0,
-    )
+    everywhere = list(lambda_svc._esms._data.values())
+    return [mapping for mapping in everywhere if mapping.get("EventSourceArn") == arn]

@@ -1,0 +1,163 @@
+"""Gaps of Lambda: event source mappings, asynchronous invocations, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.sandbox.cloud import FAILS, Clients, allow, deploy, function, highest, role_of, soon
+
+ANSWERS = """
+import json
+def handler(event, context):
+    return json.loads(event["Records"][0]["body"])
+"""
+
+
+class Consumer:
+    """A function, a queue of its name that it may consume, and the mapping between them."""
+
+    def __init__(self, client: Clients, code: str, *bodies: str) -> None:
+        """The bodies are in the queue before there is a mapping."""
+        self.sqs, self.lambda_ = client("sqs"), client("lambda")
+        self.function = function(client, code)
+        self.name = self.function.rpartition(":")[2]
+        # A visibility timeout that outlives the check: what is not deleted stays in work.
+        made = self.sqs.create_queue(QueueName=self.name, Attributes={"VisibilityTimeout": "900"})
+        self.url, self.queue = made["QueueUrl"], f"arn:aws:sqs:us-east-1:000000000000:{self.name}"
+        allow(client, role_of(client, self.function), "sqs:*", self.queue)
+        for first in range(0, len(bodies), 10):
+            entries = [
+                {"Id": uuid.uuid4().hex, "MessageBody": body} for body in bodies[first : first + 10]
+            ]
+            self.sqs.send_message_batch(QueueUrl=self.url, Entries=entries)
+
+    def map(self, **settings: Any) -> None:
+        """Make the mapping."""
+        self.mapping = self.lambda_.create_event_source_mapping(
+            FunctionName=self.name, EventSourceArn=self.queue, **settings
+        )["UUID"]
+
+    def stop(self) -> None:
+        """Delete the mapping: functions that go on failing slow down what comes next."""
+        self.lambda_.delete_event_source_mapping(UUID=self.mapping)
+
+    def remain(self, count: int) -> bool:
+        """Whether all have been in work and this many were not deleted, nor are a second later."""
+        settled = soon(lambda: self._counts() == (0, count), seconds=10)
+        time.sleep(1)
+        return settled and self._counts() == (0, count)
+
+    def _counts(self) -> tuple[int, ...]:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        found = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)
+        return tuple(int(found["Attributes"][name]) for name in names)
+
+
+def lambda_batch_responses(client: Clients) -> bool:
+    """Answers that name no message of the batch bring it back; answers without failures do not."""
+    bad: list[Any] = [
+        {"batchItemFailures": [{"itemIdentifier": ""}]},
+        {"batchItemFailures": [{"itemIdentifier": None}]},
+        {"batchItemFailures": [{"itemIdentifier": "of another batch"}]},
+        {"batchItemFailures": [{"id": "a"}]},
+        {"batchItemFailures": "a"},
+    ]
+    good: list[Any] = [{"batchItemFailures": None}, {"batchItemFailures": []}, {}, None]
+    consumer = Consumer(client, ANSWERS, *map(json.dumps, [*bad, *good]))
+    consumer.map(BatchSize=1, FunctionResponseTypes=["ReportBatchItemFailures"])
+    remain = consumer.remain(len(bad))
+    consumer.stop()
+    return remain
+
+
+def lambda_batch_responses__metrics(client: Clients) -> bool:
+    """A function that fails on a batch of its queue has an error and an invocation."""
+    consumer = Consumer(client, FAILS, "one")
+    consumer.map()
+    counted = soon(
+        lambda: all(
+            highest(client, "AWS/Lambda", metric, FunctionName=consumer.name) == 1
+            for metric in ("Errors", "Invocations")
+        )
+    )
+    consumer.stop()
+    return counted
+
+
+def filters(*patterns: Any) -> dict[str, Any]:
+    """FilterCriteria of these patterns."""
+    return {"Filters": [{"Pattern": json.dumps(pattern)} for pattern in patterns]}
+
+
+def lambda_event_filters(client: Clients) -> bool:
+    """What a filter drops is deleted at once, though the function fails at its batch."""
+    bodies = ('{"kind": "order"}', '{"kind": "other"}', "order", "[1]")
+    consumer = Consumer(client, FAILS, *bodies)
+    consumer.map(FilterCriteria=filters({"body": {"kind": ["order"]}}))
+    remain = consumer.remain(1)
+    consumer.stop()
+    return remain
+
+
+def lambda_event_filters__operators(client: Clients) -> bool:
+    """Filters have the operators of event patterns; those on a string drop JSON."""
+    patterns = (
+        {"body": {"name": [{"equals-ignore-case": "alice"}]}},
+        {"body": {"$or": [{"total": [{"numeric": [">", 5]}]}, {"gift": [True]}]}},
+        {"body": {"place": [{"anything-but": {"prefix": "us-"}}]}},
+        {"body": [{"prefix": "plain"}, {"prefix": "{"}]},
+    )
+    kept = ('{"name": "ALICE"}', '{"gift": true}', '{"place": "eu-1"}', "plain text")
+    dropped = ('{"name": "Bob"}', '{"total": 5}', '{"place": "us-1"}', '{"plain": 1}', "text")
+    consumer = Consumer(client, FAILS, *kept, *dropped)
+    consumer.map(FilterCriteria=filters(*patterns))
+    remain = consumer.remain(len(kept))
+    consumer.stop()
+    return remain
+
+
+def lambda_sqs_batches__filtered(client: Clients) -> bool:
+    """What filters drop is no part of a batch, which is called for when it is full without it."""
+    wanted, other = ['{"kind": "order"}'] * 12, ['{"kind": "other"}'] * 8
+    consumer = Consumer(client, FAILS, *wanted[:6], *other, *wanted[6:])
+    consumer.map(
+        BatchSize=12,
+        MaximumBatchingWindowInSeconds=300,
+        FilterCriteria=filters({"body": {"kind": ["order"]}}),
+    )
+    remain = consumer.remain(12)
+    consumer.stop()
+    return remain
+
+
+def lambda_mapping_role(client: Clients) -> bool:
+    """No mapping, by API or by template, until the function's role may do all that Lambda does."""
+    arn, lambda_ = function(client, FAILS), client("lambda")
+    name = arn.rpartition(":")[2]
+    client("sqs").create_queue(QueueName=name)
+    queue = f"arn:aws:sqs:us-east-1:000000000000:{name}"
+    role, mapping = role_of(client, arn), {"FunctionName": name, "EventSourceArn": queue}
+    allow(client, role, "sqs:ReceiveMessage", queue)
+    try:
+        lambda_.create_event_source_mapping(**mapping)
+        return False
+    except lambda_.exceptions.InvalidParameterValueException as refused:
+        assert "role does not have permissions to call DeleteMessage on SQS" in str(refused)
+    mapped = {"Mapping": {"Type": "AWS::Lambda::EventSourceMapping", "Properties": mapping}}
+    with pytest.raises(AssertionError):
+        deploy(client, mapped)
+    allow(client, role, "sqs:*", queue)
+    deploy(client, mapped, name)
+    mapping["EventSourceArn"] = f"{queue}-other"  # which makes it another mapping
+    cloudformation = client("cloudformation")
+    cloudformation.update_stack(StackName=name, TemplateBody=json.dumps({"Resources": mapped}))
+
+    def status() -> str:
+        return cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
+
+    return soon(lambda: status() == "UPDATE_ROLLBACK_COMPLETE")
