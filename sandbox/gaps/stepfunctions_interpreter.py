@@ -1,0 +1,269 @@
+"""State machines run as Step Functions runs them: sandbox/states instead of MiniStack's own.
+
+Seen in MiniStack 1.5.33: a path that is not there is null and the execution succeeds; a Map over
+something that is no array iterates over it; variables of JSONPath states are null; comparisons by
+...Path are false; heartbeats, TimeoutSecondsPath and the machine's timeout do not fire; no payload
+is too large; MaxDelaySeconds and jitter are ignored; a stopped execution goes on behind its back;
+Express executions are told to EventBridge. Here AWS's own rules hold, and AWS's words where they
+were recorded. A call that is in flight when its execution ends is finished by the function, as on
+AWS; nothing is called afterwards.
+"""
+
+import contextvars
+import json
+import logging
+import threading
+from typing import Any
+
+import ranges
+from ministack.core.responses import error_response_json, json_response
+from ministack.services import stepfunctions
+from states import history, interpreter, scope, times
+from states.faults import text
+from states.task import StatesError, Task
+
+PATCHES = (
+    "services.stepfunctions._executions",
+    "services.stepfunctions._state_machines",
+    "services.stepfunctions._run_execution",
+    "services.stepfunctions._start_execution",
+    "services.stepfunctions._start_sync_execution",
+    "services.stepfunctions._stop_execution",
+    "services.stepfunctions._emit_execution_status_event",
+    "services.stepfunctions._invoke_resource",
+    "services.stepfunctions._invoke_with_callback",
+    "services.stepfunctions._run_distributed_map",
+    "services.stepfunctions._ExecutionError",
+)
+
+EXPRESS = 300  # seconds that an Express execution lasts at most (developer guide)
+
+_lives: dict[str, times.Life] = {}
+_ending = threading.Lock()
+_log = logging.getLogger("states")
+
+
+def close() -> None:
+    """Run every execution by our interpreter, and stop it by ours."""
+    emit, start = stepfunctions._emit_execution_status_event, stepfunctions._start_execution
+    start_sync, stop = stepfunctions._start_sync_execution, stepfunctions._stop_execution
+
+    def emit_unless_express(execution: dict[str, Any]) -> None:
+        machine = stepfunctions._state_machines.get(execution["stateMachineArn"]) or {}
+        if machine.get("type") == "EXPRESS":
+            execution["sync"] = (
+                True  # what MiniStack calls those of which EventBridge hears nothing
+            )
+        emit(execution)
+
+    def start_if_small(data: dict[str, Any]) -> Any:
+        return _too_long(data) or start(data)
+
+    def start_and_wait(data: dict[str, Any]) -> Any:
+        return _too_long(data) or _without_output(start_sync(data))
+
+    def stop_at_once(data: dict[str, Any]) -> Any:
+        execution = stepfunctions._executions.get(data.get("executionArn"))
+        if not execution or execution["status"] != "RUNNING":
+            return stop(data)
+        end(execution, "ABORTED", 0, StatesError(data.get("error"), data.get("cause")))
+        return json_response({"stopDate": execution["stopDate"]})
+
+    stepfunctions._emit_execution_status_event = emit_unless_express
+    stepfunctions._start_execution = start_if_small
+    stepfunctions._start_sync_execution = start_and_wait
+    stepfunctions._stop_execution = stop_at_once
+    stepfunctions._run_execution = run
+
+
+def run(arn: str) -> None:
+    """Run an execution to its end."""
+    execution = stepfunctions._executions.get(arn)
+    if not execution or execution["status"] != "RUNNING":
+        return
+    machine = stepfunctions._state_machines[execution["stateMachineArn"]]
+    definition, given = json.loads(machine["definition"]), json.loads(execution["input"])
+    life = _lives[arn] = times.Life()
+
+    def check() -> None:
+        if execution["status"] != "RUNNING":
+            raise times.Over
+
+    started = execution["events"][0]
+    started["previousEventId"] = 0
+    started["executionStartedEventDetails"]["inputDetails"] = {"truncated": False}
+    trail = history.Trail(history.History(execution["events"], times.now, check))
+    branch = interpreter.Branch(
+        _execution(execution, machine, definition),
+        definition,
+        _context(execution, machine, given),
+        scope.Scope(),
+        trail,
+        life,
+    )
+    watch = _deadline(execution, machine, definition, trail)
+    try:
+        end(execution, "SUCCEEDED", trail, output=text(branch.run(given)))
+    except StatesError as failed:
+        end(execution, "FAILED", trail, failed)
+    except times.Over:
+        pass
+    except Exception as problem:
+        _log.exception("The interpreter failed in %s", arn)
+        failed = StatesError("States.Runtime", f"The sandbox failed: {problem!r}")
+        end(execution, "FAILED", trail, failed)
+    finally:
+        life.end()
+        _lives.pop(arn, None)
+        if watch:
+            watch.cancel()
+
+
+def end(
+    execution: dict[str, Any],
+    status: str,
+    after: history.Trail | int,
+    failed: StatesError | None = None,
+    output: str | None = None,
+) -> None:
+    """End an execution, unless it has ended; nothing of it happens afterwards.
+
+    after: the trail or the id of the event that the last one follows.
+    """
+    with _ending:
+        if execution["status"] != "RUNNING":
+            return
+        failure = history.failure(failed.error, failed.cause) if failed else {}
+        execution.update(failure, status=status, output=output, stopDate=times.now())
+    if life := _lives.get(execution["executionArn"]):
+        life.end()
+    kind = "TimedOut" if status == "TIMED_OUT" else status.capitalize()
+    history.History(execution["events"], times.now, lambda: None).tell(
+        f"Execution{kind}",
+        failure if output is None else {"output": output},
+        after if isinstance(after, int) else after.previous,
+    )
+    stepfunctions._emit_execution_status_event(execution)
+
+
+def _execution(
+    execution: dict[str, Any], machine: dict[str, Any], definition: dict[str, Any]
+) -> interpreter.Execution:
+    return interpreter.Execution(
+        arn=execution["executionArn"],
+        name=execution["name"],
+        role=machine["roleArn"],
+        express=machine["type"] == "EXPRESS",
+        language=definition.get("QueryLanguage", "JSONPath"),
+        perform=perform,
+        distribute=lambda visit, processor: distribute(execution, visit, processor),
+    )
+
+
+def _context(execution: dict[str, Any], machine: dict[str, Any], given: Any) -> dict[str, Any]:
+    """The context object ($$), but for the state."""
+    return {
+        "Execution": {
+            "Id": execution["executionArn"],
+            "Input": given,
+            "StartTime": execution["startDate"],
+            "Name": execution["name"],
+            "RoleArn": machine["roleArn"],
+            "RedriveCount": 0,
+        },
+        "StateMachine": {"Id": machine["stateMachineArn"], "Name": machine["name"]},
+    }
+
+
+def _deadline(
+    execution: dict[str, Any],
+    machine: dict[str, Any],
+    definition: dict[str, Any],
+    trail: history.Trail,
+) -> threading.Timer | None:
+    """A running timer for an execution that may take only so long."""
+    seconds = definition.get("TimeoutSeconds")
+    if machine["type"] == "EXPRESS":
+        seconds = min(seconds or EXPRESS, EXPRESS)
+    if seconds is None:
+        return None
+    # The timer's thread must know the account and Region, which are context variables.
+    arguments = (end, execution, "TIMED_OUT", trail)
+    timer = threading.Timer(seconds, contextvars.copy_context().run, arguments)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _too_long(data: dict[str, Any]) -> Any:
+    """The refusal of an input over 256 KiB."""
+    sent = {"input": data.get("input")}
+    problem = ranges.problem("stepfunctions", "StartExecution", sent, required=False)
+    return error_response_json("ValidationException", problem, 400) if problem else None
+
+
+def _without_output(answer: Any) -> Any:
+    """The answer of StartSyncExecution: output only with success, error and cause if they are."""
+    status, _, body = answer
+    told = json.loads(body)
+    execution = stepfunctions._executions.get(told.get("executionArn", ""))
+    if status != 200 or not execution:
+        return answer
+    for name in ("output", "outputDetails", "error", "cause"):
+        told.pop(name, None)
+    if execution["status"] == "SUCCEEDED":
+        told |= {"output": execution["output"], "outputDetails": {"included": True}}
+    return json_response(
+        told | {name: execution[name] for name in ("error", "cause") if name in execution}
+    )
+
+
+def perform(task: Task) -> Any:
+    """Do one attempt of a task by MiniStack's own integrations."""
+    integration = task.resource.startswith("arn:aws:states:::")
+    times_out = {"timeoutInSeconds": int(task.timeout)} if task.timeout else {}
+    if task.heartbeat:
+        times_out["heartbeatInSeconds"] = int(task.heartbeat)
+    given = text(task.arguments)
+    if integration:
+        kind, _, action = task.resource.removeprefix("arn:aws:states:::").rpartition(":")
+        about = {"resourceType": kind, "resource": action}
+        region = task.execution.split(":")[3]
+        task.tell("TaskScheduled", about | times_out | {"region": region, "parameters": given})
+        task.tell("TaskStarted", about)
+    elif ":activity:" in task.resource:
+        if task.resource not in stepfunctions._activities:
+            raise StatesError("States.Runtime", f"The activity {task.resource} does not exist.")
+        task.tell("ActivityScheduled", times_out | {"resource": task.resource, "input": given})
+    else:
+        task.tell(
+            "LambdaFunctionScheduled", times_out | {"resource": task.resource, "input": given}
+        )
+        task.tell("LambdaFunctionStarted", {})
+    try:
+        if task.token:
+            state = {"TimeoutSeconds": task.timeout or times.YEAR}
+            return stepfunctions._invoke_with_callback(
+                task.resource, task.arguments, task.token, state
+            )
+        return stepfunctions._invoke_resource(task.resource, task.arguments)
+    except stepfunctions._ExecutionError as error:
+        raise StatesError(error.error, error.cause) from None
+
+
+def distribute(
+    execution: dict[str, Any], visit: interpreter.Visit, processor: dict[str, Any]
+) -> Any:
+    """Run a Map in distributed mode by MiniStack's own."""
+    outcome = {"ResultSelector", "ResultPath", "OutputPath", "Assign", "Output"}
+    state = {name: value for name, value in visit.state.items() if name not in outcome}
+    context = visit.context | {
+        "QueryLanguage": visit.branch.execution.language,
+        "variables": visit.variables,
+    }
+    try:
+        return stepfunctions._run_distributed_map(
+            state, visit.input, visit.effective(), processor, execution, context
+        )[0]
+    except stepfunctions._ExecutionError as error:
+        raise StatesError(error.error, error.cause) from None
