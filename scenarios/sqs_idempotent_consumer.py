@@ -18,6 +18,7 @@ import uuid
 import zipfile
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class Processes:
                 instance = stack.enter_context(imds.served(imds.Instance(keys(role))))
                 self.instances[instance.id] = instance
                 self._start(instance.id, folder, settings, instance.address)
+            self.stage.until("every worker ready", self._ready, seconds=60)
             yield list(self.running)
 
     def _launch_template(self) -> tuple[dict[str, str], tuple[str, str]]:
@@ -135,6 +137,11 @@ class Processes:
     def _read(self, name: str, process: subprocess.Popen[str]) -> None:
         for line in process.stdout or ():
             self.reported.append(json.loads(line) | {"worker": name})
+
+    def _ready(self) -> bool:
+        """Whether each worker has told systemd, whom there is none of, that it works."""
+        said = {one["worker"] for one in self.reported if one.get("state") == "ready"}
+        return said == set(self.running)
 
     def reports(self) -> list[dict[str, Any]]:
         """What all workers have reported so far, each report with its worker."""
@@ -298,11 +305,7 @@ class OrdersToWorkers:
             self.end_two()
             self.send(orders[FIRST:])
             stage.watch(
-                {
-                    "fulfilled": GOOD + LONG,
-                    "duplicates dropped": DUPLICATE,
-                    "parked": MALFORMED,
-                },
+                {"fulfilled": GOOD + LONG, "parked": MALFORMED, "out of Orders": TOTAL},
                 self.count,
                 seconds=self.timeout * stage.clock * (self.receives + 1) + TOTAL,
                 why=self.what_failed,
@@ -383,7 +386,7 @@ class OrdersToWorkers:
             self.stage.until(
                 f"{done} orders done and {ENOUGH} in the hands of {worker}",
                 lambda worker=worker, done=done: (
-                    len(self.outcomes()) >= done and len(self.in_hand(worker)) >= ENOUGH
+                    len(self.rows()) >= done and len(self.in_hand(worker)) >= ENOUGH
                 ),
                 seconds=900,
             )
@@ -391,7 +394,7 @@ class OrdersToWorkers:
             end(worker)
             self.stage.say(
                 f"{worker} was {how} with {len(self.in_hand(worker))} orders in hand,"
-                f" {len(self.outcomes())} done by all"
+                f" {len(self.rows())} orders done by all"
             )
         self.stage.until(
             f"{self.stopped} stopped", lambda: self.said(self.stopped, "stopped"), seconds=120
@@ -453,17 +456,15 @@ class OrdersToWorkers:
 
     # ---- what has become of the orders
 
-    def with_outcome(self, outcome: str) -> set[str]:
-        """The messages that came to this."""
-        found = self.outcomes().items()
-        return {m for m, reports in found if outcome in {one["outcome"] for one in reports}}
-
     def count(self) -> dict[str, int]:
-        """What has become of this run's messages so far."""
+        """What has become of this run's messages so far, by what is there and not by reports.
+
+        What a killed instance had not shipped yet is lost with it.
+        """
         return {
-            "fulfilled": len(self.with_outcome("fulfilled")),
-            "duplicates dropped": len(self.with_outcome("duplicate")),
+            "fulfilled": len(self.rows()),
             "parked": self.stage.depth(self.out["FailedOrdersUrl"]),
+            "out of Orders": TOTAL - self.stage.depth(self.out["OrdersUrl"]),
         }
 
     def what_failed(self) -> str:
@@ -576,8 +577,14 @@ class OrdersToWorkers:
     def account(self, parked: set[str]) -> None:
         """Every message that was sent ended in exactly one place, and every order once."""
         stage, rows = self.stage, self.rows()
-        fulfilled = {row["message_id"] for row in rows}
-        dropped = self.with_outcome("duplicate") - fulfilled
+        by = {row["order_id"]: row["message_id"] for row in rows}
+        fulfilled = set(by.values())
+        dropped = {
+            message
+            for message, kind in self.kinds.items()
+            if kind != "malformed"
+            and by.get(json.loads(self.bodies[message])["order_id"], message) != message
+        }
         contents = {row["order_id"]: json.loads(row["content"]) for row in rows}
         sent = {
             order["order_id"]: order
@@ -585,7 +592,13 @@ class OrdersToWorkers:
             if kind != "malformed"
             for order in [json.loads(self.bodies[message])]
         }
-        held = {m for m in self.in_hand(self.killed) if self.kinds[m] != "malformed"}
+        # Done before it was killed, though its report of that may be lost.
+        done = {
+            row["message_id"]
+            for row in rows
+            if moment(row) < self.ends[self.killed] + 0.4 * self.timeout
+        }
+        held = {m for m in self.in_hand(self.killed) if self.kinds[m] != "malformed"} - done
         given = {m for m in self.given_back() if self.kinds[m] != "malformed"}
         back = self.again(self.killed, held)
         again = self.again(self.stopped, given)
@@ -628,3 +641,8 @@ class OrdersToWorkers:
         )
         if broken:
             raise ScenarioFailed(f"not so: {'; '.join(broken)}. {self.what_failed()}")
+
+
+def moment(row: dict[str, str]) -> float:
+    """The Unix time, in whole seconds, at which a row was written."""
+    return datetime.fromisoformat(row["fulfilled_at"]).timestamp()

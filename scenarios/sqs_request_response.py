@@ -83,7 +83,8 @@ class QuestionsAndAnswers:
         )["Attributes"]
         self.receives = int(json.loads(settings["RedrivePolicy"])["maxReceiveCount"])
         self.visibility_timeout = int(settings["VisibilityTimeout"])
-        self.timeout = stage.patience(300)  # what an asker waits that has time
+        # What an asker waits that has time: for as long as a question may come back.
+        self.timeout = stage.patience(self.receives * self.visibility_timeout)
         self.chance = random.Random(SEED)
         self.lock, self.numbers = threading.Lock(), iter(range(10_000))
         self.asked: list[Asked] = []
@@ -308,7 +309,9 @@ class QuestionsAndAnswers:
         """CheckFraud with a layer before it, and afterwards as it was."""
         archive, name = io.BytesIO(), self.out["CheckFraudName"]
         with zipfile.ZipFile(archive, "w") as files:
-            files.writestr("python/dies.py", DIES)
+            file = zipfile.ZipInfo("python/dies.py")
+            file.external_attr = 0o644 << 16  # or only its owner could read it, whom Lambda is not
+            files.writestr(file, DIES)
         layer = self.lambda_.publish_layer_version(
             LayerName=self.run, Content={"ZipFile": archive.getvalue()}
         )

@@ -13,7 +13,8 @@ Decisions worth knowing:
 - What SNS cannot hand over is parked at once: there is no second try for a role or a stream that
   is gone. SQS cannot redrive it; mend the cause, publish it again.
 - What the bucket refuses Firehose tries again for 24 hours, and then it is lost: ArchiveRefused
-  tells of the first refusal. Under `errors/` lies only what a processor could not process.
+  tells of the first refusal, and stays in ALARM between the attempts until an object is taken.
+  Under `errors/` lies only what a processor could not process.
 - Both roles name their actions, the stream and two prefixes. The CDK would let Firehose read and
   delete the whole archive, so it gets the roles without leave to add to them.
 - The roles trust their services for this account only. Firehose documents the external id that
@@ -55,7 +56,8 @@ class SnsFirehoseS3(Stack):
     buffer_seconds: how long the stream collects before it writes an object (0 to 900 s; 0 means
         at once). Longer means fewer and larger objects.
     buffer_mib: how much it collects at most, before compression (1 to 128 MiB).
-    cool_days: age at which an object moves to Infrequent Access (30 to 3,650 days).
+    cool_days: age at which an object moves to Infrequent Access (30 to 3,650 days). S3 moves none
+        below 128 KB, compressed: with few events, buffer longer or none will ever move.
     keep_days: age at which it is deleted (more than cool_days, to 36,500 days).
     alert_email: who is told; the address gets a mail to confirm.
     removal_policy: what becomes of the archive and logs on destroy, "destroy" or "retain".
@@ -179,16 +181,16 @@ class SnsFirehoseS3(Stack):
             "ArnLike": {"aws:SourceArn": f"arn:{Aws.PARTITION}:cloudwatch:{Aws.REGION}:"
                                          f"{Aws.ACCOUNT_ID}:alarm:{Aws.STACK_NAME}-*"}}))
 
-        for alarm, meaning, metric, comparison, threshold, minutes in (
+        for alarm, meaning, metric, comparison, threshold, minutes, missing in (
             ("OrdersUnarchived", "SNS could not hand orders to the archive: mend, publish again.",
              unarchived_orders.metric_approximate_number_of_messages_visible(statistic="Maximum"),
-             "GREATER_THAN_OR_EQUAL_TO", 1, 1),
+             "GREATER_THAN_OR_EQUAL_TO", 1, 1, "NOT_BREACHING"),
             ("ArchiveRefused", "The bucket refused an object: mend within 24 hours.",
              order_archive.metric("DeliveryToS3.Success", statistic="Average"),
-             "LESS_THAN", 1, 1),
+             "LESS_THAN", 1, 1, "IGNORE"),
             ("ArchiveLate", "An order has waited ten minutes longer than the buffer does.",
              order_archive.metric("DeliveryToS3.DataFreshness", statistic="Maximum"),
-             "GREATER_THAN_OR_EQUAL_TO", buffer_seconds + 600, 5),
+             "GREATER_THAN_OR_EQUAL_TO", buffer_seconds + 600, 5, "NOT_BREACHING"),
         ):
             metric.with_(period=Duration.minutes(1)).create_alarm(
                 self, alarm,
@@ -196,7 +198,7 @@ class SnsFirehoseS3(Stack):
                 comparison_operator=cloudwatch.ComparisonOperator[f"{comparison}_THRESHOLD"],
                 threshold=threshold,
                 evaluation_periods=minutes,
-                treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+                treat_missing_data=cloudwatch.TreatMissingData[missing],
             ).add_alarm_action(actions.SnsAction(alerts))
 
         Validations.of(unarchived_orders).acknowledge(Acknowledgment(

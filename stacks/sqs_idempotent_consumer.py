@@ -14,14 +14,15 @@ Decisions worth knowing:
   once; what a killed one held comes back after the visibility timeout. Either uses up a receive.
 - The group holds the orders that wait for each worker at backlog_per_worker, by metric math: no
   function counts them. It never goes below one worker: a number divided by none is no number.
-- A new worker is in service when its program runs (hook Start), and one that must go is gone when
-  its program is done (hook Drain).
+- A new worker is in service when SQS has answered its program (hook Start), and one that must go is
+  gone when its program is done (hook Drain). A release whose program does not get so far is taken
+  back: CloudFormation waits for a word of each new worker.
 - Nobody logs in: no key, no open port, Session Manager instead. IMDSv2 only.
 - Python 3.9, python3-boto3 and the CloudWatch agent are Amazon Linux 2023's, of the release that
   its image is locked to. Each deployment takes the image of the day; a change of the image or the
   program replaces the workers one by one.
 - Endpoints and no NAT gateway: no way out to the internet at all, and S3's gateway leads to the
-  program and the repository only. Five interface endpoints in two zones are $0.10 an hour in
+  program and the repository only. Six interface endpoints in two zones are $0.12 an hour in
   us-east-1, two NAT gateways $0.09 and more for each GB (June 2026). While idle you pay for them,
   the worker (t4g.small), its polling, the alarms and the key of Alerts. S3's and DynamoDB's
   gateways are free.
@@ -30,7 +31,7 @@ Decisions worth knowing:
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aws_cdk import Acknowledgment, Aws, CfnOutput, Duration, Fn, RemovalPolicy, Stack, Validations
 from aws_cdk import aws_autoscaling as autoscaling
@@ -148,6 +149,7 @@ class SqsIdempotentConsumer(Stack):
             for service, endpoint in (
                 ("Sqs", ec2.InterfaceVpcEndpointAwsService.SQS),
                 ("AutoScaling", ec2.InterfaceVpcEndpointAwsService.AUTOSCALING),
+                ("CloudFormation", ec2.InterfaceVpcEndpointAwsService.CLOUDFORMATION),
                 ("Logs", ec2.InterfaceVpcEndpointAwsService.CLOUDWATCH_LOGS),
                 ("Ssm", ec2.InterfaceVpcEndpointAwsService.SSM),
                 ("SsmMessages", ec2.InterfaceVpcEndpointAwsService.SSM_MESSAGES))]
@@ -204,19 +206,34 @@ class SqsIdempotentConsumer(Stack):
             min_capacity=min_workers,
             max_capacity=max_workers,
             group_metrics=[autoscaling.GroupMetrics(autoscaling.GroupMetric.IN_SERVICE_INSTANCES)],
+            signals=autoscaling.Signals.wait_for_count(min_workers, timeout=Duration.minutes(15)),
             update_policy=autoscaling.UpdatePolicy.rolling_update(
-                min_instances_in_service=min_workers, max_batch_size=1,
-                pause_time=Duration.minutes(5)))
+                min_instances_in_service=min_workers, max_batch_size=1))
         # The L2's hooks are resources of their own: there after the first worker, gone before
         # the last.
-        group = workers.node.default_child
-        assert isinstance(group, autoscaling.CfnAutoScalingGroup)
+        group = cast(autoscaling.CfnAutoScalingGroup, workers.node.default_child)
         group.lifecycle_hook_specification_list = [
             autoscaling.CfnAutoScalingGroup.LifecycleHookSpecificationProperty(
                 lifecycle_hook_name=hook, lifecycle_transition=f"autoscaling:EC2_INSTANCE_{moment}",
                 heartbeat_timeout=600, default_result=otherwise)
             for hook, moment, otherwise in (("Start", "LAUNCHING", "ABANDON"),
                                             ("Drain", "TERMINATING", "CONTINUE"))]
+
+        # However the installation ends, the group and CloudFormation learn it at once.
+        user_data.add_on_exit_commands(
+            f"set +e; export AWS_DEFAULT_REGION={Aws.REGION}",
+            "[ $exitCode = 0 ] && ends='CONTINUE SUCCESS' || ends='ABANDON FAILURE'",
+            "metadata=http://169.254.169.254/latest",
+            "token=$(curl -sSf -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60'"
+            " $metadata/api/token)",
+            'instance=$(curl -sSf -H "X-aws-ec2-metadata-token: $token"'
+            " $metadata/meta-data/instance-id)",
+            "aws autoscaling complete-lifecycle-action --lifecycle-hook-name Start"
+            f" --auto-scaling-group-name {workers_name} --instance-id $instance"
+            " --lifecycle-action-result ${ends% *}",
+            # Refused, which does no harm, for a worker that comes while no deployment waits.
+            f"aws cloudformation signal-resource --stack-name {Aws.STACK_ID} --logical-resource-id"
+            f" {self.get_logical_id(group)} --unique-id $instance --status ${{ends#* }}")
 
         alerts_key = kms.Key(
             self, "AlertsKey",

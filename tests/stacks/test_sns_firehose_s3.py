@@ -197,3 +197,10 @@ def test_retain_keeps_the_archive_and_its_logs_and_nothing_else() -> None:
         "AWS::Logs::LogGroup",
         "AWS::Logs::LogStream",
     }
+
+
+def test_a_refusal_alarms_until_the_bucket_takes_an_object_again(pattern: Synthesized) -> None:
+    """Between two attempts there is no data: the alarm must not tell that all is well."""
+    alarm = only(pattern, "AWS::CloudWatch::Alarm", "ArchiveRefused")
+    assert alarm["MetricName"] == "DeliveryToS3.Success"
+    assert alarm["TreatMissingData"] == "ignore"

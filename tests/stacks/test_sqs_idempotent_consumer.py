@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +74,7 @@ def test_there_is_an_endpoint_for_each_service_that_an_instance_calls(pattern: S
         "dynamodb": "Gateway",
         "sqs": "Interface",
         "autoscaling": "Interface",
+        "cloudformation": "Interface",
         "logs": "Interface",
         "ssm": "Interface",
         "ssmmessages": "Interface",
@@ -100,6 +103,7 @@ def test_a_worker_may_do_what_it_does_and_nothing_else(pattern: Synthesized) -> 
         "sqs:ChangeMessageVisibility": '"Orders',
         "dynamodb:PutItem": '"FulfilledOrders',
         "autoscaling:CompleteLifecycleAction": "-Workers",
+        "cloudformation:SignalResource": '"AWS::StackId"',
         "s3:GetObject": ".zip",
         "logs:CreateLogStream": '"WorkerLogs',
         "logs:PutLogEvents": '"WorkerLogs',
@@ -146,7 +150,7 @@ def test_the_hooks_are_those_that_the_programs_complete(pattern: Synthesized) ->
     }
     assert hooks == {"Start": ("LAUNCHING", "ABANDON"), "Drain": ("TERMINATING", "CONTINUE")}
     assert "HOOK_NAME=Drain\n" in user_data(pattern)
-    assert "--lifecycle-hook-name Start" in (PROGRAMS / "install.sh").read_text()
+    assert "--lifecycle-hook-name Start" in user_data(pattern)
 
 
 def test_the_group_follows_the_backlog_of_each_worker(pattern: Synthesized) -> None:
@@ -165,10 +169,41 @@ def test_the_group_follows_the_backlog_of_each_worker(pattern: Synthesized) -> N
     assert collected["Metrics"] == ["GroupInServiceInstances"]
 
 
-def test_a_new_program_replaces_the_workers_one_by_one(pattern: Synthesized) -> None:
+def test_a_new_program_replaces_the_workers_one_by_one_or_is_taken_back(
+    pattern: Synthesized,
+) -> None:
+    """CloudFormation waits for a signal of each new worker, which tells how its start ended."""
     (logical_id,) = pattern.resources("AWS::AutoScaling::AutoScalingGroup")
-    update = pattern.template["Resources"][logical_id]["UpdatePolicy"]["AutoScalingRollingUpdate"]
+    resource = pattern.template["Resources"][logical_id]
+    update = resource["UpdatePolicy"]["AutoScalingRollingUpdate"]
     assert (update["MaxBatchSize"], update["MinInstancesInService"]) == (1, 1)
+    assert (update["WaitOnResourceSignals"], update["PauseTime"]) == (True, "PT15M")
+    assert resource["CreationPolicy"]["ResourceSignal"] == {"Count": 1, "Timeout": "PT15M"}
+    first, *_ = user_data(pattern).partition("set -euo pipefail")
+    assert f"--stack-name ${{AWS::StackId}} --logical-resource-id {logical_id} " in first
+    assert "trap exitTrap EXIT" in first
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"), [("true", "CONTINUE SUCCESS"), ("false", "ABANDON FAILURE")]
+)
+def test_however_the_installation_ends_it_is_told(
+    pattern: Synthesized, tmp_path: Path, ends: str, said: str
+) -> None:
+    """The user data up to its first command, run by a shell with programs that stand for AWS's."""
+    first, *_ = user_data(pattern).partition("set -euo pipefail")
+    for program, text in (("curl", "i-1"), ("aws", '"$@" >>told')):
+        (tmp_path / program).write_text(f"#!/bin/sh\necho {text}\n")
+        (tmp_path / program).chmod(0o755)
+    # Bash takes no name that CloudFormation would have put in its place.
+    script = re.sub(r"\$\{AWS::\w+\}", "STACK", first) + f"set -e; {ends}"
+    subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False
+    )
+    hook, signal = (tmp_path / "told").read_text().splitlines()
+    result, status = said.split()
+    assert hook.endswith(f"--instance-id i-1 --lifecycle-action-result {result}")
+    assert signal.endswith(f"--unique-id i-1 --status {status}")
     assert group(pattern)["LaunchTemplate"]["Version"]["Fn::GetAtt"][1] == "LatestVersionNumber"
 
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -97,6 +98,8 @@ def test_the_service_is_stopped_with_patience_and_not_started_again() -> None:
     settings = dict(line.split("=", 1) for line in unit if "=" in line and line[0] != "#")
     assert settings["User"] == "fulfil-orders"
     assert settings["Restart"] == "on-failure"
+    assert settings["Type"] == "notify"
+    assert int(settings["TimeoutStartSec"]) > 20  # the first long poll
     assert int(settings["TimeoutStopSec"]) > 20 + 60  # a long poll, and an order
     assert (settings["NoNewPrivileges"], settings["ProtectSystem"]) == ("yes", "strict")
 
@@ -395,6 +398,25 @@ def test_a_worker_that_is_stopped_finishes_what_it_has_begun_and_gives_the_rest_
     assert [outcome for _, outcome in done] == ["fulfilled"]
     assert sorted([message for message, _ in done] + stopped["given_back"]) == sorted(sent)
     assert sorted(shop.queue.visible()) == sorted(stopped["given_back"])
+
+
+def test_a_worker_is_started_once_sqs_has_answered_it(shop: SimpleNamespace) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+    ):
+        systemd.bind(f"{folder}/notify")
+        systemd.settimeout(0)
+        shop.environment["NOTIFY_SOCKET"] = f"{folder}/notify"
+        url = shop.environment["ORDERS_URL"]
+        shop.environment["ORDERS_URL"] = url + "-which-is-not-there"
+        work(shop, lambda reports: reports[-1].get("state") == "cannot receive")
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
+        shop.environment["ORDERS_URL"] = url
+        shop.queue.send(ORDER)
+        work(shop, lambda reports: reports[-1].get("state") == "ready")
+        assert systemd.recv(100) == b"READY=1"
 
 
 def test_an_order_whose_row_cannot_be_written_is_not_deleted(shop: SimpleNamespace) -> None:

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Make a service of the worker on a fresh Amazon Linux 2023, from the folder that it was unpacked to.
 # Its settings are in /etc/fulfil-orders.env and in the environment; $LOG_GROUP is where its reports
-# go, $GROUP_NAME the Auto Scaling group whose hook Start waits until the worker runs.
+# go. It ends well if the worker has begun to work: its unit tells (Type=notify).
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -35,10 +35,3 @@ END
 cp fulfil-orders.service /etc/systemd/system/
 systemctl daemon-reload
 systemctl enable --now fulfil-orders.service
-systemctl is-active fulfil-orders.service
-
-metadata=http://169.254.169.254/latest
-token=$(curl -sSf -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "$metadata/api/token")
-instance=$(curl -sSf -H "X-aws-ec2-metadata-token: $token" "$metadata/meta-data/instance-id")
-aws autoscaling complete-lifecycle-action --lifecycle-action-result CONTINUE \
-  --lifecycle-hook-name Start --auto-scaling-group-name "$GROUP_NAME" --instance-id "$instance"

@@ -1,4 +1,4 @@
-"""How an instance learns that Auto Scaling wants it gone, and says that it may go.
+"""How a worker says that it works, learns that Auto Scaling wants it gone, and lets it go.
 
 Needs Python 3.9 or newer, Amazon Linux 2023's own, and boto3.
 """
@@ -6,6 +6,7 @@ Needs Python 3.9 or newer, Amazon Linux 2023's own, and boto3.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from http.client import HTTPConnection, HTTPException
 from typing import Any
@@ -15,6 +16,15 @@ from messages import report
 
 METADATA = "http://169.254.169.254"
 TOKEN_SECONDS = 21600
+
+
+def tell_ready() -> None:
+    """Tell systemd, if it started us, that the program does its work (sd_notify)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.sendto(b"READY=1", address.replace("@", "\0", 1))
+    report(state="ready")
 
 
 class Instance:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import boto3
 from botocore.config import Config
-from lifecycle import Instance
+from lifecycle import Instance, tell_ready
 from messages import Hand, Message, report
 from orders import ConflictingOrder, MalformedOrder, commit, pack, parse_order
 
@@ -44,6 +44,7 @@ class Worker:
             heartbeat=settings.heartbeat or settings.visibility_timeout / 3,
             longest=settings.longest,
         )
+        self.ready = threading.Event()  # SQS has answered: queue, network and rights are there
         self.instance = Instance(every=settings.ask_every) if settings.group else None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self.stop(signal.Signals(number).name))
@@ -99,6 +100,9 @@ class Worker:
                 report(state="cannot receive", reason=f"{type(error).__name__}: {error}"[:200])
                 time.sleep(AFTER_FAILURE)
                 continue
+            if not self.ready.is_set():
+                self.ready.set()
+                tell_ready()
             for message in messages:
                 if not self.why and self.hand.begin(message):
                     self.fulfil(message)
