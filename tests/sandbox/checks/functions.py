@@ -8,6 +8,7 @@ import uuid
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.sandbox.cloud import FAILS, Clients, allow, deploy, function, highest, role_of, soon
 
@@ -135,7 +136,94 @@ def lambda_sqs_batches__filtered(client: Clients) -> bool:
     return remain
 
 
-def lambda_mapping_role(client: Clients) -> bool:
+def refused(call: Any, text: str, **sent: Any) -> bool:
+    """Whether a call is refused with these words; one that is taken must leave nothing behind."""
+    try:
+        made = call(**sent)
+    except ClientError as error:
+        return text in str(error)
+    if "UUID" in made:
+        call.__self__.delete_event_source_mapping(UUID=made["UUID"])
+    return False
+
+
+def lambda_mapping_refusals(client: Clients) -> bool:
+    """What is out of range, joins no two that fit or is there already is no mapping."""
+    consumer, lambda_ = Consumer(client, FAILS), client("lambda")
+    fifo, short = f"{consumer.name}.fifo", f"{consumer.name}-short"
+    attributes = {"VisibilityTimeout": "2"}
+    consumer.sqs.create_queue(QueueName=short, Attributes=attributes)
+    consumer.sqs.create_queue(QueueName=fifo, Attributes={"FifoQueue": "true"})
+    queue = consumer.queue.rpartition(":")[0]
+    allow(client, role_of(client, consumer.function), "sqs:*", f"{consumer.queue}*")
+    pair = {"FunctionName": consumer.name, "EventSourceArn": consumer.queue}
+    create = lambda_.create_event_source_mapping
+    settings: list[tuple[dict[str, Any], str]] = [
+        ({"BatchSize": 10_001}, "Value '10001' at 'batchSize' failed to satisfy constraint"),
+        ({"BatchSize": 11}, "Maximum batch window in seconds must be greater than 0"),
+        ({"MaximumBatchingWindowInSeconds": 301}, "less than or equal to 300"),
+        ({"FilterCriteria": filters({"body": "order"})}, "Invalid filter pattern definition."),
+        ({"FilterCriteria": filters(*[{"body": ["a"]}] * 6)}, "at most 5 filters"),
+        ({"FilterCriteria": {"Filters": [{"Pattern": "simple"}]}}, "Invalid filter pattern"),
+        ({"StartingPosition": "LATEST"}, "StartingPosition is not valid for SQS event sources."),
+        ({"FunctionName": "nobody"}, "Function does not exist"),
+        ({"EventSourceArn": f"{queue}:nowhere"}, "AWS.SimpleQueueService.NonExistentQueue"),
+        (
+            {"EventSourceArn": f"{queue}:{short}"},
+            "Queue visibility timeout: 2 seconds is less than Function timeout: 3 seconds",
+        ),
+        (
+            {"EventSourceArn": f"{queue}:{fifo}", "MaximumBatchingWindowInSeconds": 1},
+            "Batching window is not supported for FIFO queues",
+        ),
+        (
+            {"EventSourceArn": queue.replace(":sqs:", ":kafka:") + ":cluster/a/b"},
+            "The sandbox polls no event source of kafka",
+        ),
+    ]
+    if not all(refused(create, text, **{**pair, **one}) for one, text in settings):
+        return False
+    mapping = create(**pair)["UUID"]
+    update = lambda_.update_event_source_mapping
+    for one, text in settings[:7]:
+        if "StartingPosition" not in one:
+            assert refused(update, text, UUID=mapping, **one)
+    assert update(UUID=mapping, BatchSize=20, MaximumBatchingWindowInSeconds=1)["BatchSize"] == 20
+    assert refused(update, "must be greater than 0", UUID=mapping, MaximumBatchingWindowInSeconds=0)
+    return refused(
+        create,
+        f'An event source mapping with SQS arn (" {consumer.queue} ") and function'
+        f' (" {consumer.name} ") already exists. Please update or delete the existing mapping with'
+        f" UUID {mapping}",
+        **pair,
+    )
+
+
+def lambda_mapping_refusals__template(client: Clients) -> bool:
+    """Neither is a template's mapping made, nor changed, to what AWS refuses."""
+    consumer, cloudformation = Consumer(client, FAILS), client("cloudformation")
+    mapping: dict[str, Any] = {"FunctionName": consumer.name, "EventSourceArn": consumer.queue}
+    mapped = {"Mapping": {"Type": "AWS::Lambda::EventSourceMapping", "Properties": mapping}}
+    mapping["BatchSize"] = "11"
+    try:
+        deploy(client, mapped)
+        return False
+    except AssertionError:
+        mapping["BatchSize"] = "10"
+    deploy(client, mapped, consumer.name)
+    mapping["BatchSize"] = 10_001
+    cloudformation.update_stack(
+        StackName=consumer.name, TemplateBody=json.dumps({"Resources": mapped})
+    )
+    return soon(lambda: stack_status(client, consumer.name) == "UPDATE_ROLLBACK_COMPLETE")
+
+
+def stack_status(client: Clients, name: str) -> str:
+    """The status of a stack."""
+    return client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
+
+
+def lambda_mapping_refusals__role(client: Clients) -> bool:
     """No mapping, by API or by template, until the function's role may do all that Lambda does."""
     arn, lambda_ = function(client, FAILS), client("lambda")
     name = arn.rpartition(":")[2]
@@ -154,10 +242,7 @@ def lambda_mapping_role(client: Clients) -> bool:
     allow(client, role, "sqs:*", queue)
     deploy(client, mapped, name)
     mapping["EventSourceArn"] = f"{queue}-other"  # which makes it another mapping
-    cloudformation = client("cloudformation")
-    cloudformation.update_stack(StackName=name, TemplateBody=json.dumps({"Resources": mapped}))
-
-    def status() -> str:
-        return cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
-
-    return soon(lambda: status() == "UPDATE_ROLLBACK_COMPLETE")
+    client("cloudformation").update_stack(
+        StackName=name, TemplateBody=json.dumps({"Resources": mapped})
+    )
+    return soon(lambda: stack_status(client, name) == "UPDATE_ROLLBACK_COMPLETE")
