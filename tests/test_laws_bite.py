@@ -121,6 +121,10 @@ def log_anywhere(template: dict[str, Any]) -> None:
     }
 
 
+def of_one_state(**state: Any) -> dict[str, Any]:
+    return {"StartAt": "Only", "States": {"Only": state}}
+
+
 def one_role_for_two_functions(template: dict[str, Any]) -> None:
     template["Resources"]["Second"] = copy.deepcopy(
         next(
@@ -135,6 +139,13 @@ FUNCTION, QUEUE, MAPPING = (
     "AWS::Lambda::EventSourceMapping",
 )
 ALARM, TOPIC = "AWS::CloudWatch::Alarm", "AWS::SNS::Topic"
+MACHINE = "AWS::StepFunctions::StateMachine"
+WAITS = {
+    "Type": "Task",
+    "Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
+    "Parameters": {"QueueUrl": "x", "MessageBody.$": "$$.Task.Token"},
+    "End": True,
+}
 
 BREAKS: list[tuple[FunctionType, Change]] = [
     (laws.test_stateful_logical_ids_are_locked, rename_failed_orders),
@@ -205,9 +216,18 @@ BREAKS: list[tuple[FunctionType, Change]] = [
         put(ALARM, "OrdersLate", AlarmDescription="An order has waited."),
     ),
     (laws.test_state_machines_log_where_the_regions_policy_does_not_grow, log_anywhere),
+    (laws.test_failed_executions_have_alarms, add("Unwatched", MACHINE)),
     (
-        laws.test_failed_executions_have_alarms,
-        add("Unwatched", "AWS::StepFunctions::StateMachine"),
+        laws.test_state_machines_can_be_made_and_can_work,
+        add("Lost", MACHINE, Definition=of_one_state(Type="Pass", Next="Nowhere")),
+    ),
+    (
+        laws.test_state_machines_can_be_made_and_can_work,
+        add("Waits", MACHINE, StateMachineType="EXPRESS", Definition=of_one_state(**WAITS)),
+    ),
+    (
+        laws.test_state_machines_fit_cfn_lints_schema,
+        add("Refused", MACHINE, Definition=of_one_state(Type="Pass", TimeoutSeconds=5, End=True)),
     ),
     (laws.test_every_alarm_tells_alerts, put(ALARM, AlarmActions=[{"Ref": "Others"}])),
 ]

@@ -20,6 +20,8 @@ from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.json import JSONSnapshotExtension
 
 import app
+from rules import _definitions as definitions
+from rules._messaging import World
 from tests.synthesis import (
     FLAGS,
     PATTERNS,
@@ -469,6 +471,42 @@ def test_alarms_on_age_say_what_they_do_not_see(pattern: Synthesized) -> None:
 def test_failed_executions_have_alarms(pattern: Synthesized) -> None:
     machines = set(pattern.resources("AWS::StepFunctions::StateMachine"))
     assert machines <= watched(pattern, "AWS/States", "ExecutionsFailed", "StateMachineArn")
+
+
+def test_state_machines_can_be_made_and_can_work(pattern: Synthesized) -> None:
+    """As Step Functions reads a definition: see rules/_definitions.py."""
+    for machine, definition in World(pattern.template, {}).state_machines:
+        express = machine["StateMachineType"] == "EXPRESS"
+        found = definitions.problems(definition, express, models=True)
+        assert [str(one) for one in found] == [], machine.id
+
+
+def test_state_machines_fit_cfn_lints_schema(pattern: Synthesized) -> None:
+    """Which cfn-lint itself asks only of definitions without references."""
+    arn = "arn:aws:lambda:us-east-1:111122223333:function:some"
+    for machine, definition in World(pattern.template, {}).state_machines:
+        alone = {"Type": machine.type, "Properties": {"Definition": definition}}
+        text = json.dumps({"Resources": {"Machine": alone}})
+        text = text.replace("${AWS::Partition}", "aws").replace("${AWS::Region}", "us-east-1")
+        text = text.replace("${AWS::AccountId}", "111122223333")
+        template, _ = decode_str(re.sub(r"\$\{[^}]*\}", arn, text))
+        found = [
+            f"{one.message} at {'/'.join(map(str, path))}"
+            for one in linter().validate_template(template or {})
+            if one.rule.id == "E3601"
+            if not _is_cfn_lints_mistake(definition, path := list(getattr(one, "path", ()))[4:])
+        ]
+        assert found == [], machine.id
+
+
+def _is_cfn_lints_mistake(definition: dict[str, Any], path: list[Any]) -> bool:
+    """A Parallel has Parameters, and a Task that speaks JSONata may compute its TimeoutSeconds."""
+    state: Any = definition
+    for step in path[:-1]:
+        state = state[step]
+    return (state.get("Type"), path[-1]) == ("Parallel", "Parameters") or (
+        path[-1] == "TimeoutSeconds" and str(state["TimeoutSeconds"]).startswith("{%")
+    )
 
 
 def test_every_alarm_tells_alerts(pattern: Synthesized) -> None:
