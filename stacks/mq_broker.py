@@ -12,6 +12,8 @@ Decisions worth knowing:
 - Three nodes over three zones; quorum queues write each order to two of them before they confirm
   it. Publisher and Worker (in workers/) run where you like, with the Application security
   group and the policy ApplicationAccess. Exchange and queues are theirs: topology.py declares them.
+- An account or a Region that shows two zones only refuses the stack at its third subnet: there
+  say single_instance, or take another Region.
 - The mapping must not poll before its queue is there, so it is deployed disabled. Deploy, declare
   the queues from inside the VPC (`python topology.py`), then deploy with `-c mapping_enabled=true`.
 - The mapping works inside the VPC with the broker's own security group, which therefore admits
@@ -24,7 +26,7 @@ Decisions worth knowing:
   read the secret at each connection. Give each program a user of its own there, too.
 - The broker's log group is made by Amazon MQ (/aws/amazonmq/broker/...) and stays after destroy.
 - While idle you pay for the broker's nodes and disks, for four interface endpoints in each zone,
-  for the secret and for the key of Alerts.
+  for the mapping's pollers once it is enabled, for the secret, the alarms and the key of Alerts.
 """
 
 import json
@@ -221,7 +223,8 @@ class MqBroker(Stack):
             ("mq:DescribeBroker", [broker.attr_arn]),
             ("secretsmanager:GetSecretValue", [password.secret_arn]),
             ("ec2:CreateNetworkInterface", [interface, group, *subnets]),
-            ("ec2:DeleteNetworkInterface", [interface]),
+            # Asked beforehand without an interface: scoped, the stack would roll back here.
+            ("ec2:DeleteNetworkInterface", ["*"]),
             ("ec2:DescribeNetworkInterfaces", ["*"]),
             ("ec2:DescribeSecurityGroups", ["*"]),
             ("ec2:DescribeSubnets", ["*"]),
@@ -290,7 +293,8 @@ class MqBroker(Stack):
             Acknowledgment(
                 id="AwsSolutions-IAM5[Resource::*]",
                 reason="X-Ray's PutTraceSegments and PutTelemetryRecords, and EC2's Describe "
-                       "actions, accept no resource."),
+                       "actions, accept no resource; Lambda asks for DeleteNetworkInterface "
+                       "before there is one."),
             Acknowledgment(
                 id="AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:ec2:<AWS::Region>:"
                    "<AWS::AccountId>:network-interface/*]",

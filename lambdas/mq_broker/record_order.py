@@ -11,18 +11,22 @@ from typing import Any
 import boto3
 from aws_lambda_powertools import Logger, Tracer
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from botocore.exceptions import ClientError
+from pydantic import BaseModel, Field, ValidationError
 
 logger = Logger()
 tracer = Tracer()
 dynamodb = boto3.client("dynamodb")
+
+# Characters of Base64 kept of a message that is no order: DynamoDB takes rows of 400 KB.
+KEPT = 256 * 1024
 
 
 class Item(BaseModel):
     """One line of an order."""
 
     sku: str = Field(min_length=1, max_length=64)
-    quantity: PositiveInt
+    quantity: int = Field(ge=1, le=1_000_000)
 
 
 class Order(BaseModel):
@@ -44,7 +48,11 @@ def as_record(data: str) -> dict[str, str]:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(step) for step in first["loc"])
-        return {"data": data, "problem": f"{where}: {first['msg']}" if where else first["msg"]}
+        problem = f"{where}: {first['msg']}" if where else first["msg"]
+        if len(data) > KEPT:
+            size = len(base64.b64decode(data))
+            problem += f" (the first {KEPT * 3 // 4} of {size} bytes are kept)"
+        return {"data": data[:KEPT], "problem": problem}
     return {"order_id": order.order_id, "content": order.model_dump_json()}
 
 
@@ -74,7 +82,17 @@ def record(message: dict[str, Any]) -> None:
 @logger.inject_lambda_context
 @tracer.capture_lambda_handler(capture_response=False)
 def handler(event: dict[str, Any], _context: LambdaContext) -> None:
-    """Entry point: a batch of one queue's messages; an exception brings all of it back."""
+    """Entry point: a batch of one queue's messages; an exception brings all of it back.
+
+    Not before each message was tried: one that cannot be written costs no other its row.
+    """
+    problems = []
     for messages in event["rmqMessagesByQueue"].values():
         for message in messages:
-            record(message)
+            try:
+                record(message)
+            except ClientError as problem:
+                logger.exception("Message not recorded")
+                problems.append(problem)
+    if problems:
+        raise problems[0]

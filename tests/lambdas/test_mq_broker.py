@@ -15,6 +15,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -134,6 +135,48 @@ def test_a_poison_message_does_not_bring_the_batch_back(deployed: SimpleNamespac
     found = rows(deployed)
     assert set(found) == {"1", "2", "3"}
     assert {name for name in found if "problem" in found[name]} == {"2"}
+
+
+def test_what_no_row_can_hold_is_kept_in_part_and_says_so(deployed: SimpleNamespace) -> None:
+    """DynamoDB refuses a row of more than 400 KB, and a refused row would fail the batch."""
+    many = json.loads(ORDER) | {"items": [{"sku": "s" * 64, "quantity": 10**4199}] * 100}
+    sys.set_int_max_str_digits(0)
+    try:
+        endless = json.dumps(many)
+    finally:
+        sys.set_int_max_str_digits(4300)
+    handle(deployed, message("1", "?" * 320_000), message("2", endless), message("3", ORDER))
+    found = rows(deployed)
+    assert set(found) == {"1", "2", "3"}
+    assert "problem" not in found["3"]
+    assert found["1"]["problem"].endswith("(the first 196608 of 320000 bytes are kept)")
+    assert base64.b64decode(found["1"]["data"]) == b"?" * 196_608
+    assert all(sum(map(len, row.values())) < 300_000 for row in found.values())
+
+
+@given(order=orders)
+def test_a_row_of_an_order_is_never_too_large(
+    record_order: ModuleType, order: dict[str, Any]
+) -> None:
+    largest = order | {"items": [{"sku": "\U0010ffff" * 64, "quantity": 10**6}] * 100}
+    kept = record_order.as_record(encoded(json.dumps(largest).encode()))
+    assert "problem" not in kept and len(kept["content"].encode()) < 100_000
+
+
+def test_a_message_that_cannot_be_written_costs_no_other_its_row(
+    deployed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = deployed.module.dynamodb.put_item
+
+    def refuse_the_first(Item: dict[str, Any], **more: Any) -> Any:
+        if Item["message_id"]["S"] == "1":
+            raise ClientError({"Error": {"Code": "ValidationException"}}, "PutItem")
+        return put(Item=Item, **more)
+
+    monkeypatch.setattr(deployed.module.dynamodb, "put_item", refuse_the_first)
+    with pytest.raises(ClientError, match="ValidationException"):
+        handle(deployed, message("1", ORDER), message("2", ORDER))
+    assert set(rows(deployed)) == {"2"}
 
 
 def test_a_message_delivered_twice_has_one_row(deployed: SimpleNamespace) -> None:

@@ -142,6 +142,9 @@ def test_the_mappings_pollers_may_stand_beside_this_broker_only(pattern: Synthes
     assert create.count("PrivateSubnet") == 3 and create.count("BrokerAccess") == 1
     assert allowed["dynamodb:PutItem"]["Fn::GetAtt"][0].startswith("OrderRecords")
     anywhere = {action for action, resource in allowed.items() if resource == "*"}
+    # Lambda asks for this one before there is an interface: scoped, the stack would roll back.
+    assert "ec2:DeleteNetworkInterface" in anywhere
+    anywhere -= {"ec2:DeleteNetworkInterface"}
     assert all(action.startswith(("xray:", "ec2:Describe")) for action in anywhere)
 
 
