@@ -395,7 +395,7 @@ class Visit:
         return self._done(results)
 
     def _map(self) -> Outcome:
-        processor = self.state.get("ItemProcessor") or self.state["Iterator"]
+        processor = self.state.get("ItemProcessor", self.state.get("Iterator", {}))
         if processor.get("ProcessorConfig", {}).get("Mode") == "DISTRIBUTED":
             return self._done(self.branch.execution.distribute(self, processor))
         items, limit = self.items(), self.number("MaxConcurrency") or INLINE
@@ -536,8 +536,10 @@ class Together:
                     return
                 with self._lock:
                     del self._running[at]
-                self._iteration("Succeeded", one.trail, at, follows=False)
-                previous = last[0] = one.trail.previous
+                if self._kind == "Map":
+                    previous = one.trail.previous
+                # The next iteration points past the end of this one, the end of the Map does not.
+                last[0] = self._iteration("Succeeded", one.trail, at, follows=False)
 
         def guarded() -> None:
             try:
@@ -558,10 +560,11 @@ class Together:
         trail.tell(f"{self._kind}StateSucceeded", follows=False)
         return results
 
-    def _iteration(self, end: str, trail: Trail, at: int, follows: bool) -> None:
-        if self._kind == "Map":
-            name = {"name": self._visit.name, "index": at}
-            trail.tell(f"MapIteration{end}", name, follows)
+    def _iteration(self, end: str, trail: Trail, at: int, follows: bool) -> int:
+        """Tell what became of an iteration; the last event, which is a branch's own elsewhere."""
+        if self._kind != "Map":
+            return trail.previous
+        return trail.tell(f"MapIteration{end}", {"name": self._visit.name, "index": at}, follows)
 
     def _fail(self, error: StatesError, branch: Branch | None, at: int) -> None:
         with self._lock:
