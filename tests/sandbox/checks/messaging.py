@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox.cloud import FAILS, Clients, admit, deploy, function, soon
+from tests.sandbox.cloud import FAILS, Clients, admit, allow, deploy, function, role_of, soon
 
 
 def s3_account_namespace(client: Clients) -> bool:
@@ -41,6 +41,7 @@ def sns_lambda_delivery(client: Clients) -> bool:
         described = sqs.get_queue_attributes(QueueUrl=urls[queue], AttributeNames=["QueueArn"])
         arns[queue] = described["Attributes"]["QueueArn"]
     admit(client, topic, urls["undelivered"], arns["undelivered"])
+    allow(client, role_of(client, arn), "sqs:SendMessage", arns["failed"])
     lambda_.put_function_event_invoke_config(
         FunctionName=name, DestinationConfig={"OnFailure": {"Destination": arns["failed"]}}
     )
