@@ -7,6 +7,8 @@ import time
 import uuid
 from typing import Any
 
+from botocore.config import Config
+
 from tests.sandbox.cloud import PATIENCE, Clients, function, soon
 
 NOBODY = {"Type": "Task", "Resource": "arn:aws:lambda:us-east-1:000000000000:function:nobody"}
@@ -72,6 +74,21 @@ def policy(service: str, action: str, resource: str, source: str) -> str:
         "Condition": {"ArnEquals": {"aws:SourceArn": source}},
     }
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def overheard(client: Clients, detail: dict[str, Any]) -> str:
+    """The URL of a new queue to which EventBridge sends what Step Functions tells of this."""
+    events, sqs, name = client("events"), client("sqs"), f"states-{uuid.uuid4().hex[:8]}"
+    url, arn = (
+        sqs.create_queue(QueueName=name)["QueueUrl"],
+        f"arn:aws:sqs:us-east-1:000000000000:{name}",
+    )
+    pattern = json.dumps({"source": ["aws.states"], "detail": detail})
+    rule = events.put_rule(Name=name, EventPattern=pattern)["RuleArn"]
+    admits = policy("events.amazonaws.com", "sqs:SendMessage", arn, rule)
+    sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": admits})
+    events.put_targets(Rule=name, Targets=[{"Id": "queue", "Arn": arn}])
+    return url
 
 
 def cloudwatch_states_metrics(client: Clients) -> bool:
@@ -167,16 +184,9 @@ def lambda_errors(client: Clients) -> bool:
 
 def stepfunctions_interpreter__endings(client: Clients) -> bool:
     """The workflow's timeout ends an execution and is told; nothing happens in a stopped one."""
-    sfn, sqs, events = client("stepfunctions"), client("sqs"), client("events")
-    waits = {"Type": "Wait", "Seconds": 2}
-    cut_off, name = machine(client, waits, TimeoutSeconds=1), f"endings-{uuid.uuid4().hex[:8]}"
-    url = sqs.create_queue(QueueName=name)["QueueUrl"]
-    detail = {"stateMachineArn": [cut_off], "status": ["TIMED_OUT"]}
-    events.put_rule(
-        Name=name, EventPattern=json.dumps({"source": ["aws.states"], "detail": detail})
-    )
-    target = {"Id": "queue", "Arn": f"arn:aws:sqs:us-east-1:000000000000:{name}"}
-    events.put_targets(Rule=name, Targets=[target])
+    sfn, sqs, waits = client("stepfunctions"), client("sqs"), {"Type": "Wait", "Seconds": 2}
+    cut_off = machine(client, waits, TimeoutSeconds=1)
+    url = overheard(client, {"stateMachineArn": [cut_off], "status": ["TIMED_OUT"]})
     late = run(client, cut_off)
     if late["status"] != "TIMED_OUT" or late.keys() & {"error", "cause", "output"}:
         return False
@@ -209,6 +219,155 @@ def stepfunctions_interpreter__retry_delay(client: Clients) -> bool:
     time.sleep(PATIENCE)
     failed = [one for one in started if ended(client, one, seconds=0)["status"] == "FAILED"]
     return 0 < len(failed) < len(started)
+
+
+def outcome(client: Clients, state: dict[str, Any], given: Any = None, **fields: Any) -> Any:
+    """What a machine of one state comes to: its output, or the name of its error."""
+    sfn = client("stepfunctions")
+    arn = machine(client, state, **fields)
+    started = sfn.start_execution(stateMachineArn=arn, input=json.dumps(given or {}))
+    found = ended(client, started["executionArn"])
+    return json.loads(found["output"]) if "output" in found else found.get("error")
+
+
+def stepfunctions_interpreter__paths(client: Clients) -> bool:
+    """A path that is not there fails; filters, slices and $$ come to what they find."""
+    given = {"items": [{"n": 1}, {"n": 2}, {"n": 3}]}
+    selects = {
+        "some.$": "$.items[?(@.n > 1)].n",
+        "last.$": "$.items[-1:]",
+        "name.$": "$$.State.Name",
+        "all.$": "$$",
+    }
+    found = outcome(client, {"Type": "Pass", "Parameters": selects}, given)
+    return (
+        outcome(client, {"Type": "Pass", "Parameters": {"x.$": "$.missing"}}) == "States.Runtime"
+        and outcome(client, {"Type": "Pass", "OutputPath": "$.missing"}) == "States.Runtime"
+        and (found["some"], found["last"], found["name"]) == ([2, 3], [{"n": 3}], "Only")
+        and found["all"]["Execution"]["Input"] == given
+    )
+
+
+def stepfunctions_interpreter__maps(client: Clients) -> bool:
+    """A Map needs an array, in both languages."""
+    processor = {"StartAt": "Each", "States": {"Each": {"Type": "Pass", "End": True}}}
+    over = {"Type": "Map", "ItemProcessor": processor}
+    query = over | {"QueryLanguage": "JSONata", "Items": "{% $states.input.text %}"}
+    return (
+        outcome(client, over | {"ItemsPath": "$.text"}, {"text": "x"}) == "States.Runtime"
+        and outcome(client, query, {"text": "x"}) == "States.QueryEvaluationError"
+        and outcome(client, over | {"ItemsPath": "$.list"}, {"list": [1, 2]}) == [1, 2]
+    )
+
+
+def stepfunctions_interpreter__choices(client: Clients) -> bool:
+    """Comparisons by path are made, and no value passes for one of another type."""
+
+    def chosen(given: dict[str, Any], **comparison: Any) -> bool:
+        rule = {"Variable": "$.v", "Next": "Yes", **comparison}
+        states = {
+            "Only": {"Type": "Choice", "Choices": [rule], "Default": "No"},
+            "Yes": {"Type": "Pass", "Result": True, "End": True},
+            "No": {"Type": "Pass", "Result": False, "End": True},
+        }
+        return outcome(client, {"Type": "Pass"}, given, States=states)
+
+    early, late = "2023-02-24T13:00:00Z", "2023-02-24T15:00:00+01:00"
+    return (
+        chosen({"v": "a", "w": "b"}, StringLessThanPath="$.w")
+        and chosen({"v": early, "w": late}, TimestampLessThanPath="$.w")
+        and chosen({"v": None}, IsPresent=True)
+        and not chosen({"v": 1}, BooleanEquals=True)
+        and not chosen({"v": True}, IsNumeric=True)
+    )
+
+
+def stepfunctions_interpreter__variables(client: Clients) -> bool:
+    """A variable of a JSONPath state can be read in those that follow."""
+    states = {
+        "Only": {"Type": "Pass", "Assign": {"v.$": "$.n"}, "Result": {"n": 7}, "Next": "Then"},
+        "Then": {"Type": "Pass", "Parameters": {"v.$": "$v", "w.$": "States.MathAdd($v, 1)"},
+                 "End": True},
+    }  # fmt: skip
+    return outcome(client, {"Type": "Pass"}, States=states) == {"v": 7, "w": 8}
+
+
+def stepfunctions_interpreter__timestamps(client: Clients) -> bool:
+    """A Wait until a moment without seconds or a zone fails."""
+    waits = {"Type": "Wait", "TimestampPath": "$.at"}
+    return all(
+        outcome(client, waits, {"at": stamp}) == "States.Runtime"
+        for stamp in ("2016-03-14T01:59Z", "2016-03-14T01:59:00")
+    ) and outcome(client, waits, {"at": "2016-03-14T01:59:00Z"}) == {"at": "2016-03-14T01:59:00Z"}
+
+
+def stepfunctions_interpreter__limits(client: Clients) -> bool:
+    """An output over 256 KiB fails the state, an input is refused."""
+    sfn, doubles = client("stepfunctions"), {"a.$": "$", "b.$": "$"}
+    if (
+        outcome(client, {"Type": "Pass", "Parameters": doubles}, "x" * 140_000)
+        != "States.DataLimitExceeded"
+    ):
+        return False
+    try:
+        sfn.start_execution(
+            stateMachineArn=machine(client, {"Type": "Pass"}), input=json.dumps("x" * 262_144)
+        )
+    except sfn.exceptions.ClientError as refused:
+        return refused.response["Error"]["Code"] == "ValidationException"
+    return False
+
+
+def stepfunctions_interpreter__task_timeouts(client: Clients) -> bool:
+    """A task's timeout by path or JSONata ends it, and a catcher sees no cause."""
+    slow = function(client, "import time\ndef handler(event, context):\n    time.sleep(5)\n")
+    task = {"Type": "Task", "Resource": slow, "Next": "Then",
+            "Catch": [{"ErrorEquals": ["States.Timeout"], "Next": "Then"}]}  # fmt: skip
+
+    def caught(**fields: Any) -> Any:
+        states = {"Only": task | fields, "Then": {"Type": "Succeed"}}
+        return outcome(client, {"Type": "Pass"}, {"limit": 1}, States=states)
+
+    return (
+        caught(TimeoutSecondsPath="$.limit")
+        == {"Error": "States.Timeout"}
+        == caught(QueryLanguage="JSONata", TimeoutSeconds="{% $states.input.limit %}")
+    )
+
+
+def stepfunctions_interpreter__express(client: Clients) -> bool:
+    """A synchronous execution that fails says why and has no output; EventBridge hears nothing."""
+    sfn, iam_role = client("stepfunctions"), role_that_may(client)
+    fails = {"StartAt": "Only", "States": {"Only": {"Type": "Fail", "Error": "E", "Cause": "C"}}}
+    arn = sfn.create_state_machine(
+        name=f"machine-{uuid.uuid4().hex[:8]}",
+        type="EXPRESS",
+        definition=json.dumps(fails),
+        roleArn=iam_role,
+    )["stateMachineArn"]
+    url = overheard(client, {"stateMachineArn": [arn]})
+    sfn.start_execution(stateMachineArn=arn)
+    # boto3 would put "sync-" before the host's name.
+    sync = client("stepfunctions", config=Config(inject_host_prefix=False))
+    answer = sync.start_sync_execution(stateMachineArn=arn)
+    return (
+        (answer["status"], answer.get("error"), answer.get("cause")) == ("FAILED", "E", "C")
+        and "output" not in answer
+        and "Messages" not in client("sqs").receive_message(QueueUrl=url, WaitTimeSeconds=1)
+    )
+
+
+def stepfunctions_interpreter__history(client: Clients) -> bool:
+    """Each event says which one it follows."""
+    sfn, arn = client("stepfunctions"), machine(client, {"Type": "Pass"})
+    execution = run(client, arn)["executionArn"]
+    events = sfn.get_execution_history(executionArn=execution)["events"]
+    return [(one["type"], one.get("previousEventId")) for one in events] == [
+        ("ExecutionStarted", 0),
+        ("PassStateEntered", 0),
+        ("PassStateExited", 2),
+        ("ExecutionSucceeded", 3),
+    ]
 
 
 def stepfunctions_role(client: Clients) -> bool:
