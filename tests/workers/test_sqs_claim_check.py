@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import subprocess
+import sys
 import uuid
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -149,3 +152,27 @@ def test_the_size_is_the_one_that_sqs_counts(sandbox: Any) -> None:
     with pytest.raises(ClientError, match="must be shorter than 1048576 bytes"):
         sqs.send_message(QueueUrl=url, MessageBody=body + "x", MessageAttributes=attributes)
     sqs.delete_queue(QueueUrl=url)
+
+
+def test_awss_own_client_reads_and_deletes_what_is_sent_without_compression(sandbox: Any) -> None:
+    sqs, s3, name = boto3.client("sqs"), boto3.client("s3"), f"extended-{uuid.uuid4().hex[:8]}"
+    url = sqs.create_queue(QueueName=name)["QueueUrl"]
+    s3.create_bucket(Bucket=name)
+    try:
+        order = "größer " * 100_000
+        assert Sender(url, name, compress=False, threshold=0).send(order, KIND).claim
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name("sqs_claim_check_reader.py"), name, url],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.stdout, done.stderr, done.returncode) == (order, "", 0)
+        assert s3.list_objects_v2(Bucket=name)["KeyCount"] == 0
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        left = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        assert set(left.values()) == {"0"}
+    finally:
+        sqs.delete_queue(QueueUrl=url)
+        s3.delete_bucket(Bucket=name)
