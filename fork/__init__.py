@@ -304,14 +304,14 @@ def requirements(files: Files) -> set[str]:
     }
     there = {name.split(".")[0] for file in files for name in imported(file)}
     names = {name_of(entry) for entry in declared((PROJECT / "pyproject.toml").read_text())}
-    tops = {name: set(_top_level(name)) for name in names}
+    tops = {name: _top_level(name) for name in names}
     return {name for name in names if tops[name] & there or not tops[name] & here}
 
 
-def _top_level(requirement: str) -> list[str]:
-    """The modules that a requirement brings; metadata of some say it, others have its name."""
-    says = distribution(requirement).read_text("top_level.txt")
-    return (says or requirement.replace("-", "_")).split()
+def _top_level(requirement: str) -> set[str]:
+    """The modules that a requirement brings, by the files that it installed."""
+    files = distribution(requirement).files or ()
+    return {file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py"}
 
 
 def declared(pyproject_toml: str) -> list[str]:

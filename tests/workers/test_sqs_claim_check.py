@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from workers.sqs_claim_check.sender import LIMIT, Claim, Sender, check, size
 
 QUEUE, BUCKET = "https://sqs.us-east-1.amazonaws.com/000000000000/Orders", "large-orders"
+READER = Path(__file__).parent / "sqs_claim_check" / "extended_client.py"
 KIND = {"kind": {"DataType": "String", "StringValue": "größer"}}
 KIND_SIZE = len("kind" + "String") + len("größer".encode())
 
@@ -162,7 +163,7 @@ def test_awss_own_client_reads_and_deletes_what_is_sent_without_compression(sand
         order = "größer " * 100_000
         assert Sender(url, name, compress=False, threshold=0).send(order, KIND).claim
         done = subprocess.run(
-            [sys.executable, Path(__file__).with_name("sqs_claim_check_reader.py"), name, url],
+            [sys.executable, READER, name, url],
             capture_output=True,
             text=True,
             check=False,
