@@ -32,7 +32,6 @@ PATCHES = (
     "services.stepfunctions._emit_execution_status_event",
     "services.stepfunctions._invoke_resource",
     "services.stepfunctions._invoke_with_callback",
-    "services.stepfunctions._run_distributed_map",
     "services.stepfunctions._ExecutionError",
 )
 
@@ -79,11 +78,20 @@ def close() -> None:
 def run(arn: str) -> None:
     """Run an execution to its end."""
     execution = stepfunctions._executions.get(arn)
-    if not execution or execution["status"] != "RUNNING":
-        return
-    machine = stepfunctions._state_machines[execution["stateMachineArn"]]
-    definition, given = json.loads(machine["definition"]), json.loads(execution["input"])
-    life = _lives[arn] = times.Life()
+    if execution and execution["status"] == "RUNNING":
+        machine = stepfunctions._state_machines[execution["stateMachineArn"]]
+        run_to_the_end(execution, machine, json.loads(machine["definition"]))
+
+
+def run_to_the_end(
+    execution: dict[str, Any],
+    machine: dict[str, Any],
+    definition: dict[str, Any],
+    outer: times.Life | None = None,
+) -> None:
+    """Run an execution, which may live in another, until it has ended in some way."""
+    arn, given = execution["executionArn"], json.loads(execution["input"])
+    life = _lives[arn] = times.Life(outer)
 
     def check() -> None:
         if execution["status"] != "RUNNING":
@@ -107,7 +115,7 @@ def run(arn: str) -> None:
     except StatesError as failed:
         end(execution, "FAILED", trail, failed)
     except times.Over:
-        pass
+        end(execution, "ABORTED", 0)  # its parent is over
     except Exception as problem:
         _log.exception("The interpreter failed in %s", arn)
         failed = StatesError("States.Runtime", f"The sandbox failed: {problem!r}")
@@ -143,7 +151,8 @@ def end(
         failure if output is None else {"output": output},
         after if isinstance(after, int) else after.previous,
     )
-    stepfunctions._emit_execution_status_event(execution)
+    if "mapRunArn" not in execution:
+        stepfunctions._emit_execution_status_event(execution)
 
 
 def _execution(
@@ -251,19 +260,6 @@ def perform(task: Task) -> Any:
         raise StatesError(error.error, error.cause) from None
 
 
-def distribute(
-    execution: dict[str, Any], visit: interpreter.Visit, processor: dict[str, Any]
-) -> Any:
-    """Run a Map in distributed mode by MiniStack's own."""
-    outcome = {"ResultSelector", "ResultPath", "OutputPath", "Assign", "Output"}
-    state = {name: value for name, value in visit.state.items() if name not in outcome}
-    context = visit.context | {
-        "QueryLanguage": visit.branch.execution.language,
-        "variables": visit.variables,
-    }
-    try:
-        return stepfunctions._run_distributed_map(
-            state, visit.input, visit.effective(), processor, execution, context
-        )[0]
-    except stepfunctions._ExecutionError as error:
-        raise StatesError(error.error, error.cause) from None
+def distribute(*_: Any) -> Any:
+    """Run a Map in distributed mode: the gap stepfunctions_map_runs puts its own here."""
+    raise StatesError("States.Runtime", "The sandbox runs no Map in distributed mode")

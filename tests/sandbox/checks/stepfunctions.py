@@ -370,6 +370,113 @@ def stepfunctions_interpreter__history(client: Clients) -> bool:
     ]
 
 
+TRUSTS_STATES = json.dumps({"Statement": [{
+    "Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "states.amazonaws.com"},
+}]})  # fmt: skip
+
+
+class Lake:
+    """A bucket with data sets, and a role of Step Functions that may do some actions on S3."""
+
+    def __init__(self, client: Clients, *actions: str) -> None:
+        self.client, self.s3 = client, client("s3")
+        self.bucket = f"lake-{uuid.uuid4().hex[:8]}"
+        self.s3.create_bucket(Bucket=self.bucket)
+        self.role = role_that_may(client, *actions)
+        client("iam").update_assume_role_policy(
+            RoleName=self.role.rpartition("/")[2], PolicyDocument=TRUSTS_STATES
+        )
+        for key, body in (
+            ("orders.csv", "id,what\n1,tea\n2\n"),
+            ("orders.jsonl", '{"id": 1}\n{"id": 2}\n'),
+            ("orders.json", '{"orders": [1, 2, 3, 4, 5]}'),
+        ):
+            self.s3.put_object(Bucket=self.bucket, Key=key, Body=body)
+
+    def reader(self, key: str, **config: Any) -> dict[str, Any]:
+        """An ItemReader of one object."""
+        parameters = {"Bucket": self.bucket, "Key": key}
+        return {"Resource": "arn:aws:states:::s3:getObject", "Parameters": parameters,
+                "ReaderConfig": config}  # fmt: skip
+
+    def run(self, each: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        """An execution of a distributed Map with this state for each item."""
+        processor = {"ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"},
+                     "StartAt": "Each", "States": {"Each": {"End": True, **each}}}  # fmt: skip
+        state = {"Type": "Map", "ItemProcessor": processor, **fields}
+        return run(self.client, machine(self.client, state, self.role))
+
+    def json(self, key: str) -> Any:
+        """What an object holds."""
+        return json.loads(self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+
+
+def stepfunctions_map_runs__readers(client: Clients) -> bool:
+    """CSV, JSON, JSONL and lists of objects are read if the role may."""
+    lake, each = Lake(client, "s3:GetObject", "s3:ListBucket"), {"Type": "Pass"}
+
+    def items(**fields: Any) -> Any:
+        return json.loads(lake.run(each, **fields)["output"])
+
+    listing = {"Resource": "arn:aws:states:::s3:listObjectsV2",
+               "Parameters": {"Bucket": lake.bucket, "Prefix": "orders.j"}}  # fmt: skip
+    denied = Lake(client, "s3:PutObject")
+    refused = denied.run(each, ItemReader=denied.reader("orders.json", InputType="JSON"))
+    return (
+        refused.get("error") == "States.ItemReaderFailed"
+        and items(ItemReader=lake.reader("orders.csv", InputType="CSV"))
+        == [{"id": "1", "what": "tea"}, {"id": "2", "what": ""}]
+        and items(ItemReader=lake.reader("orders.jsonl", InputType="JSONL", MaxItems=1))
+        == [{"id": 1}]
+        and [one["Key"] for one in items(ItemReader=listing)] == ["orders.json", "orders.jsonl"]
+    )  # fmt: skip
+
+
+def stepfunctions_map_runs__batches(client: Clients) -> bool:
+    """Items come in batches with what all of them share."""
+    lake = Lake(client, "s3:GetObject")
+    batcher = {"MaxItemsPerBatch": 2, "BatchInput": {"run.$": "$$.Execution.Name"}}
+    reader = lake.reader("orders.json", InputType="JSON", ItemsPointer="/orders")
+    found = lake.run({"Type": "Pass"}, ItemReader=reader, ItemBatcher=batcher)
+    return json.loads(found["output"]) == [
+        {"BatchInput": {"run": found["name"]}, "Items": items} for items in ([1, 2], [3, 4], [5])
+    ]
+
+
+def stepfunctions_map_runs__results(client: Clients) -> bool:
+    """A ResultWriter leaves a manifest and what it names; what fails is tolerated up to a count."""
+    lake, sfn = Lake(client, "s3:GetObject", "s3:PutObject"), client("stepfunctions")
+    choice = {"Type": "Choice", "Choices": [{"Variable": "$", "NumericGreaterThan": 3,
+                                             "Next": "No"}], "Default": "Yes"}  # fmt: skip
+    each = {"Each": choice, "Yes": {"Type": "Succeed"}, "No": {"Type": "Fail", "Error": "E"}}
+    processor = {"ProcessorConfig": {"Mode": "DISTRIBUTED"}, "StartAt": "Each", "States": each}
+    writer = {"Resource": "arn:aws:states:::s3:putObject",
+              "Parameters": {"Bucket": lake.bucket, "Prefix": "results"}}  # fmt: skip
+    fields = {"ItemReader": lake.reader("orders.json", InputType="JSON", ItemsPointer="/orders"),
+              "ItemProcessor": processor, "ResultWriter": writer}  # fmt: skip
+    strict = lake.run({}, **fields, ToleratedFailureCount=1)
+    found = lake.run({}, **fields, ToleratedFailurePercentage=40)
+    if "output" not in found or "ResultWriterDetails" not in found["output"]:
+        return False
+    told = json.loads(found["output"])
+    manifest = lake.json(told["ResultWriterDetails"]["Key"])
+    succeeded, failed = (
+        [lake.json(file["Key"]) for file in manifest["ResultFiles"][status]]
+        for status in ("SUCCEEDED", "FAILED")
+    )
+    counted = sfn.describe_map_run(mapRunArn=told["MapRunArn"])
+    children = sfn.list_executions(mapRunArn=told["MapRunArn"])["executions"]
+    history = sfn.get_execution_history(executionArn=children[0]["executionArn"])["events"]
+    return (
+        strict["error"] == "States.ExceedToleratedFailureThreshold"
+        and sorted(one["Output"] for one in succeeded[0]) == ["1", "2", "3"]
+        and [one["Error"] for one in failed[0]] == ["E", "E"]
+        and (counted["status"], counted["itemCounts"]["failed"]) == ("SUCCEEDED", 2)
+        and len(children) == 5
+        and history[0]["type"] == "ExecutionStarted"
+    )
+
+
 def stepfunctions_role(client: Clients) -> bool:
     """A task may publish only if the state machine's role may."""
     topic = client("sns").create_topic(Name=f"role-{uuid.uuid4().hex[:8]}")["TopicArn"]
