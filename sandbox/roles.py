@@ -12,6 +12,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.credentials import Credentials
 from ministack.core import iam_evaluator
 from ministack.core.lambda_runtime import execution_credentials
 from ministack.core.responses import get_region
@@ -44,25 +45,43 @@ def client(service: str, role: str, principal: str, session: str, **sent: str) -
     on the server's own event loop. Denied if the role does not trust the principal, such as
     "states.amazonaws.com"; `sent` is what the service says about itself, as for allows().
     """
-    if not trusts(role, principal, **sent):
-        raise Denied(f"The role {role} does not trust {principal}")
+    _trusted(role, principal, sent)
     with _making:
         return _client(service, role, session[:64], get_region())
 
 
-@lru_cache(maxsize=512)
-def _client(service: str, role: str, session: str, region: str) -> Any:
+def credentials(role: str, principal: str, session: str, **sent: str) -> Credentials:
+    """What to sign a request to this server with, for those who write one themselves.
+
+    Denied as for client().
+    """
+    _trusted(role, principal, sent)
+    return Credentials(*_keys(role, session[:64], get_region()))
+
+
+def _trusted(role: str, principal: str, sent: dict[str, str]) -> None:
+    if not trusts(role, principal, **sent):
+        raise Denied(f"The role {role} does not trust {principal}")
+
+
+def _keys(role: str, session: str, region: str) -> tuple[str, str, str]:
     account = role.split(":")[4]
     function = f"arn:aws:lambda:{region}:{account}:function:{session}"
     keys = execution_credentials({"Role": role, "FunctionName": session, "FunctionArn": function})
+    return keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"], keys["AWS_SESSION_TOKEN"]
+
+
+@lru_cache(maxsize=512)
+def _client(service: str, role: str, session: str, region: str) -> Any:
+    key, secret, token = _keys(role, session, region)
     return _session().client(
         service,
         region_name=region,
         endpoint_url=f"https://localhost:{os.environ['GATEWAY_PORT']}",
         verify=os.environ["AWS_CA_BUNDLE"],
-        aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
-        aws_session_token=keys["AWS_SESSION_TOKEN"],
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        aws_session_token=token,
         config=Config(
             parameter_validation=False, retries={"total_max_attempts": 1}, read_timeout=900
         ),

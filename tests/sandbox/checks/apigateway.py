@@ -9,22 +9,33 @@ import urllib.request
 import uuid
 from typing import Any
 
-from tests.sandbox.cloud import Clients, allow, deploy, role
+from tests.sandbox.cloud import Clients, allow, deploy, role, soon
 
 
-def post(client: Clients, path: str, body: str = "{}", host: str = "") -> int:
-    """The status of a POST to the server, under a host of its own or another."""
+def ask(
+    client: Clients,
+    path: str,
+    body: str = "{}",
+    host: str = "",
+    content_type: str = "application/json",
+) -> tuple[int, dict[str, str], str]:
+    """(status, headers, body) that a POST gets, under a host of its own or another."""
     request = urllib.request.Request(
         client.url + path,
         body.encode(),
-        {"Content-Type": "application/json"} | ({"Host": host} if host else {}),
+        {"Content-Type": content_type} | ({"Host": host} if host else {}),
     )
     try:
         trusted = ssl.create_default_context(cafile=client.authority)
         with urllib.request.urlopen(request, context=trusted, timeout=10) as answer:
-            return answer.status
+            return answer.status, dict(answer.headers), answer.read().decode()
     except urllib.error.HTTPError as error:
-        return error.code
+        return error.code, dict(error.headers), error.read().decode()
+
+
+def post(client: Clients, path: str, body: str = "{}", host: str = "") -> int:
+    """The status of a POST to the server."""
+    return ask(client, path, body, host)[0]
 
 
 def answers(**more: Any) -> dict[str, Any]:
@@ -91,36 +102,278 @@ def apigateway_request_validator(client: Clients) -> bool:
     return [post(client, path, body) for body in ("{}", '{"id": 1}', "no JSON")] == [400] * 3
 
 
-def apigateway_sqs_role(client: Clients) -> bool:
-    """An integration sends to a queue if its role may, and if API Gateway may assume it."""
-    sqs, region = client("sqs"), "us-east-1"
+def integrated(client: Clients, sender: str, target: str, **more: Any) -> str:
+    """The path of a new API that calls a service as this role; `target` ends the URI."""
+    integration = {
+        "Type": "AWS",
+        "IntegrationHttpMethod": "POST",
+        "Uri": f"arn:aws:apigateway:us-east-1:{target}",
+        "Credentials": f"arn:aws:iam::000000000000:role/{sender}",
+        "IntegrationResponses": [{"StatusCode": "200"}],
+        **more,
+    }
+    made = deploy(client, answers(Integration=integration))
+    return f"/_aws/execute-api/{made['Api']}/prod/"
+
+
+def queue(client: Clients) -> tuple[str, str, str]:
+    """(URL, ARN, part of a URI) of a new queue."""
     name = f"gap-{uuid.uuid4().hex[:8]}"
-    url = sqs.create_queue(QueueName=name)["QueueUrl"]
-    arn = f"arn:aws:sqs:{region}:000000000000:{name}"
+    url = client("sqs").create_queue(QueueName=name)["QueueUrl"]
+    return url, f"arn:aws:sqs:us-east-1:000000000000:{name}", f"sqs:path/000000000000/{name}"
+
+
+def apigateway_services(client: Clients) -> bool:
+    """An integration sends to a queue as its role, and an empty body is {}.
+
+    What SQS answers goes through the integration's responses; a role that API Gateway may not
+    assume is a 500 of its own.
+    """
+    url, arn, path = queue(client)
     may, foreign = role(client, "apigateway.amazonaws.com"), role(client, "lambda.amazonaws.com")
     allow(client, foreign, "sqs:SendMessage", arn)
-
-    def sends_as(sender: str) -> str:
-        integration = {
-            "Type": "AWS",
-            "IntegrationHttpMethod": "POST",
-            "Uri": f"arn:aws:apigateway:{region}:sqs:path/000000000000/{name}",
-            "Credentials": f"arn:aws:iam::000000000000:role/{sender}",
-            "RequestTemplates": {"application/json": "Action=SendMessage&MessageBody=hello"},
-            "IntegrationResponses": [
-                {"StatusCode": "200", "SelectionPattern": "200"},
-                {"StatusCode": "500"},
-            ],
-        }
-        made = deploy(client, answers(Integration=integration))
-        return f"/_aws/execute-api/{made['Api']}/prod/"
-
-    as_may, as_foreign = sends_as(may), sends_as(foreign)
+    form = {
+        "RequestParameters": {
+            "integration.request.header.Content-Type": "'application/x-www-form-urlencoded'"
+        },
+        "RequestTemplates": {"application/json": "Action=SendMessage&MessageBody=$input.body"},
+        "IntegrationResponses": [
+            {"StatusCode": "202", "SelectionPattern": r"2\d{2}"},
+            {"StatusCode": "418", "SelectionPattern": "403"},
+        ],
+    }
+    as_may, as_foreign = (integrated(client, one, path, **form) for one in (may, foreign))
     denied = [post(client, as_may), post(client, as_foreign)]
     allow(client, may, "sqs:SendMessage", arn)
-    allowed = post(client, as_may)
-    attributes = sqs.get_queue_attributes(
-        QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"]
-    )["Attributes"]
-    queued = json.loads(attributes["ApproximateNumberOfMessages"])
-    return (denied, allowed, queued) == ([500, 500], 200, 1)
+    status, _, answer = ask(client, as_may, "")
+    messages = client("sqs").receive_message(QueueUrl=url).get("Messages", [])
+    sent = json.loads(answer)["SendMessageResponse"]["SendMessageResult"] if status == 202 else {}
+    return (denied, [(one["MessageId"], one["Body"]) for one in messages]) == (
+        [418, 500],
+        [(sent.get("MessageId"), "{}")],
+    )
+
+
+def apigateway_services__json(client: Clients) -> bool:
+    """The JSON protocol, as CDK users write it: attributes and parameters reach the queue."""
+    url, arn, _ = queue(client)
+    sender = role(client, "apigateway.amazonaws.com")
+    allow(client, sender, "sqs:SendMessage", arn)
+    path = integrated(
+        client,
+        sender,
+        "sqs:path/",
+        RequestParameters={
+            "integration.request.header.Content-Type": "'application/x-amz-json-1.0'",
+            "integration.request.header.X-Amz-Target": "'AmazonSQS.SendMessage'",
+        },
+        RequestTemplates={
+            "application/json": """
+                #set($order = $input.path('$.order'))
+                {"QueueUrl": "QUEUE", "MessageBody": "$util.escapeJavaScript($input.json('$'))",
+                 "MessageAttributes": {
+                    "method": {"DataType": "String", "StringValue": "$context.httpMethod"},
+                    "kinds": {"DataType": "Number", "StringValue": "$order.items.size()"}
+                 }}""".replace("QUEUE", url)
+        },
+        IntegrationResponses=[
+            {
+                "StatusCode": "200",
+                "ResponseParameters": {
+                    "method.response.header.X-Md5": "integration.response.body.MD5OfMessageBody"
+                },
+                "ResponseTemplates": {
+                    "application/json": "#set($context.responseOverride.status = 201)"
+                    "$input.path('$.MessageId')"
+                },
+            }
+        ],
+    )
+    body = '{"order":{"items":[1,2]}}'
+    status, headers, answer = ask(client, path, body)
+    (message,) = client("sqs").receive_message(
+        QueueUrl=url, MessageAttributeNames=["All"], WaitTimeSeconds=1
+    ).get("Messages") or [{"MessageId": "", "Body": "", "MD5OfBody": ""}]
+    return (
+        (status, answer, headers.get("X-Md5"), message["Body"])
+        == (201, message["MessageId"], message["MD5OfBody"], body)
+        and message["MessageAttributes"]["method"]["StringValue"] == "POST"
+        and message["MessageAttributes"]["kinds"]["StringValue"] == "2"
+    )
+
+
+def machine(client: Clients, **state: Any) -> str:
+    """The ARN of a new Express machine of one state."""
+    made = client("stepfunctions").create_state_machine(
+        name=f"gap-{uuid.uuid4().hex[:8]}",
+        type="EXPRESS",
+        roleArn=f"arn:aws:iam::000000000000:role/{role(client, 'states.amazonaws.com')}",
+        definition=json.dumps({"StartAt": "Only", "States": {"Only": state}, "TimeoutSeconds": 1}),
+    )
+    return made["stateMachineArn"]
+
+
+# What the CDK's StepFunctionsIntegration sends and answers with, in short.
+START = r"""#set($inputString = "")
+#set($inputString = "$inputString,@@body@@: $input.body}")
+#set($inputString = $inputString.replaceAll("@@",'"'))
+#set($len = $inputString.length() - 1)
+#set($escaped = $util.escapeJavaScript($inputString.substring(1,$len)))
+{"stateMachineArn": "MACHINE", "input": "{$escaped.replaceAll("\\'","'")}"}"""
+WORKFLOW = """#set($inputRoot = $input.path('$'))
+#if($input.path('$.status').toString().equals("FAILED"))
+#set($context.responseOverride.status = 500)
+{"error": "$input.path('$.error')", "cause": "$input.path('$.cause')"}
+#else
+$input.path('$.output')
+#end"""
+
+
+def apigateway_services__workflow(client: Clients) -> bool:
+    """StartSyncExecution: an output, a failure as a 500, and a timeout as an empty 200."""
+    starter = role(client, "apigateway.amazonaws.com")
+    allow(client, starter, "states:StartSyncExecution", "*")
+
+    def answer(**state: Any) -> tuple[int, str]:
+        template = START.replace("MACHINE", machine(client, **state))
+        path = integrated(
+            client,
+            starter,
+            "states:action/StartSyncExecution",
+            PassthroughBehavior="NEVER",
+            RequestTemplates={"application/json": template},
+            IntegrationResponses=[
+                {"StatusCode": "200", "ResponseTemplates": {"application/json": WORKFLOW}},
+                {"StatusCode": "400", "SelectionPattern": r"4\d{2}"},
+                {"StatusCode": "500", "SelectionPattern": r"5\d{2}"},
+            ],
+        )
+        status, _, text = ask(client, path, '{"is": "it\'s"}')
+        return status, text
+
+    passed, failed, late = (
+        answer(Type="Pass", End=True),
+        answer(Type="Fail", Error="Out", Cause="of stock"),
+        answer(Type="Wait", Seconds=60, End=True),
+    )
+    return (
+        passed[0] == 200
+        and json.loads(passed[1]) == {"body": {"is": "it's"}}
+        and failed[0] == 500
+        and json.loads(failed[1]) == {"error": "Out", "cause": "of stock"}
+        and late == (200, "")
+    )
+
+
+def apigateway_services__events(client: Clients) -> bool:
+    """PutEvents, and the request's parameters in headers and URI; DynamoDB by its action alone."""
+    sender, table = role(client, "apigateway.amazonaws.com"), f"gap-{uuid.uuid4().hex[:8]}"
+    allow(client, sender, "*", "*")
+    events = integrated(
+        client,
+        sender,
+        "events:action/PutEvents",
+        RequestParameters={
+            "integration.request.header.X-Amz-Target": "'AWSEvents.PutEvents'",
+            "integration.request.header.Content-Type": "'application/x-amz-json-1.1'",
+        },
+        RequestTemplates={
+            "application/json": """{"Entries": [{"Source": "gap", "DetailType": "made",
+                "Detail": "$util.escapeJavaScript($input.json('$'))"}]}"""
+        },
+    )
+    client("dynamodb").create_table(
+        TableName=table,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+    )
+    put = integrated(
+        client,
+        sender,
+        "dynamodb:action/PutItem",
+        RequestTemplates={
+            "application/json": json.dumps(
+                {"TableName": table, "Item": {"id": {"S": "$input.params('id')"}}}
+            )
+        },
+    )
+    status, _, answer = ask(client, events)
+    if (status, post(client, f"{put}?id=a")) != (200, 200):
+        return False
+    rows = client("dynamodb").scan(TableName=table)["Items"]
+    return json.loads(answer)["FailedEntryCount"] == 0 and rows == [{"id": {"S": "a"}}]
+
+
+def apigateway_services__unmapped(client: Clients) -> bool:
+    """What no template takes is a 415 or passes, and what no response takes is a 500."""
+    _, arn, path = queue(client)
+    sender = role(client, "apigateway.amazonaws.com")
+    allow(client, sender, "sqs:SendMessage", arn)
+
+    def status(templates: dict[str, str], behavior: str, pattern: str = "") -> int:
+        responses = [{"StatusCode": "200", "SelectionPattern": pattern}]
+        made = integrated(
+            client,
+            sender,
+            path,
+            PassthroughBehavior=behavior,
+            RequestTemplates=templates,
+            IntegrationResponses=responses,
+            RequestParameters={
+                "integration.request.header.Content-Type": "method.request.header.Content-Type"
+            },
+        )
+        form = "Action=SendMessage&MessageBody=as+it+came"
+        return ask(client, made, form, content_type="application/x-www-form-urlencoded")[0]
+
+    other = {"application/json": "{}"}
+    found = [
+        status({}, "NEVER"),
+        status(other, "WHEN_NO_TEMPLATES"),
+        status({}, "WHEN_NO_TEMPLATES"),
+        status(other, "WHEN_NO_MATCH"),
+        status({}, "WHEN_NO_MATCH", "5.."),
+    ]
+    return found == [415, 415, 200, 200, 500]
+
+
+def refused(client: Clients, resources: dict[str, Any]) -> str:
+    """Why a stack of these resources is not made; "" if it is."""
+    cloudformation, name = client("cloudformation"), f"gap-{uuid.uuid4().hex[:8]}"
+    cloudformation.create_stack(StackName=name, TemplateBody=json.dumps({"Resources": resources}))
+    soon(lambda: "_IN_PROGRESS" not in status(client, name))
+    events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
+    reasons = [
+        event.get("ResourceStatusReason", "")
+        for event in events
+        if event["ResourceStatus"] == "CREATE_FAILED"
+    ]
+    return reasons[-1] if reasons else ""
+
+
+def status(client: Clients, name: str) -> str:
+    """The status of a stack."""
+    described = client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+    return described[0]["StackStatus"]
+
+
+def apigateway_services__refused(client: Clients) -> bool:
+    """What the sandbox cannot run is refused at deployment, and what AWS refuses too."""
+
+    def why(kind: str, target: str, **more: Any) -> str:
+        integration = {
+            "Type": kind,
+            "IntegrationHttpMethod": "POST",
+            "Uri": f"arn:aws:apigateway:us-east-1:{target}",
+            **more,
+        }
+        return refused(client, answers(Integration=integration))
+
+    sender = f"arn:aws:iam::000000000000:role/{role(client, 'apigateway.amazonaws.com')}"
+    return (
+        "The sandbox cannot run" in why("AWS", "comprehend:action/DetectText", Credentials=sender)
+        and "Role ARN must be specified for AWS integrations" in why("AWS", "sqs:path/1/orders")
+        and "only supports Lambda" in why("AWS_PROXY", "sqs:path/1/orders", Credentials=sender)
+        and "must contain path or action" in why("AWS", "orders", Credentials=sender)
+    )
