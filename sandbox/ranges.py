@@ -61,26 +61,26 @@ def _value(shape: Any, value: Any, path: str, narrower: Narrower, required: bool
     for constraint in _broken(shape.type_name, limits, value):
         yield _failed(value, path, constraint, secret)
     if shape.type_name == "list" and isinstance(value, list):
-        of = shape.member
-        if of.type_name in {"structure", "list", "map"}:
+        member = shape.member
+        if member.type_name in {"structure", "list", "map"}:
             for number, one in enumerate(value, start=1):
-                yield from _value(of, one, f"{path}.{number}.member", narrower, required)
+                yield from _value(member, one, f"{path}.{number}.member", narrower, required)
         else:
-            yield from _each(of, value, value, path, narrower)
+            yield from _each(member, value, value, path, narrower, of="Member")
     elif shape.type_name == "map" and isinstance(value, Mapping):
-        yield from _each(shape.key, list(value), value, path, narrower)
-        yield from _each(shape.value, list(value.values()), value, path, narrower)
+        yield from _each(shape.key, list(value), value, path, narrower, of="Map keys")
+        yield from _each(shape.value, list(value.values()), value, path, narrower, of="Map value")
 
 
 def _each(
-    shape: Any, values: list[Any], shown: Any, path: str, narrower: Narrower
+    shape: Any, values: list[Any], shown: Any, path: str, narrower: Narrower, *, of: str
 ) -> Iterator[str]:
     """Plain values of a list or a map: AWS names all of their constraints if one is broken."""
     limits = _limits(shape, narrower)
     if any(True for value in values for _ in _broken(shape.type_name, limits, value)):
         every = ", ".join([*_constraints(shape.type_name, limits), "Member must not be null"])
         secret = bool(shape.metadata.get("sensitive"))
-        yield _failed(shown, path, f"Member must satisfy constraint: [{every}]", secret)
+        yield _failed(shown, path, f"{of} must satisfy constraint: [{every}]", secret)
 
 
 def _limits(shape: Any, narrower: Narrower) -> dict[str, Any]:
@@ -149,4 +149,6 @@ def _shown(value: Any) -> str:
         return "null"
     if isinstance(value, list):
         return f"'[{', '.join(map(str, value))}]'"
+    if isinstance(value, Mapping):
+        return f"'{{{', '.join(f'{key}={one}' for key, one in value.items())}}}'"
     return f"'{str(value).lower() if isinstance(value, bool) else value}'"

@@ -54,7 +54,7 @@ MAPPING = {"FunctionName": "order", "EventSourceArn": "arn:aws:sqs:us-east-1:000
             "UpdateFunctionConfiguration",
             {"FunctionName": "order", "Environment": {"Variables": {"1": "one"}}},
             "1 validation error detected: Value at 'environment.variables' failed to satisfy"
-            " constraint: Member must satisfy constraint: [Member must satisfy regular expression"
+            " constraint: Map keys must satisfy constraint: [Member must satisfy regular expression"
             " pattern: [a-zA-Z]([a-zA-Z0-9_])+, Member must not be null]",
         ),
     ],

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.sandbox.cloud import FAILS, Clients, allow, deploy, function, highest, role_of, soon
+from tests.sandbox.cloud import (
+    FAILS,
+    Clients,
+    allow,
+    deploy,
+    function,
+    highest,
+    role,
+    role_of,
+    soon,
+)
 
 ANSWERS = """
 import json
@@ -223,14 +233,84 @@ def stack_status(client: Clients, name: str) -> str:
     return client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
 
 
+def lambda_invoke_refusals(client: Clients) -> bool:
+    """Payloads that are no JSON or too large, and answers that are too large."""
+    code = "def handler(event, context):\n    return 'x' * 6_300_000\n"
+    name, lambda_ = function(client, code).rpartition(":")[2], client("lambda")
+    payload = json.dumps("x" * 1_048_576)
+
+    def invoke(sent: str, kind: str = "RequestResponse") -> Any:
+        return lambda_.invoke(FunctionName=name, InvocationType=kind, Payload=sent)
+
+    if not refused(invoke, "Could not parse request body into json", sent="{not"):
+        return False
+    too_large = "Request must be smaller than {} bytes for the InvokeFunction operation"
+    answer = json.load(invoke(payload)["Payload"])
+    return answer["errorType"] == "Function.ResponseSizeTooLarge" and all(
+        (
+            refused(invoke, too_large.format(1_048_576), sent=payload, kind="Event"),
+            refused(invoke, too_large.format(6_291_456), sent=payload * 6),
+            refused(invoke, "Member must satisfy enum value set", sent="{}", kind="Later"),
+        )
+    )
+
+
+def lambda_function_refusals(client: Clients) -> bool:
+    """A function that is made or changed has values, variables, a role and code that AWS takes."""
+    name, lambda_ = function(client, FAILS).rpartition(":")[2], client("lambda")
+    nobody = f"arn:aws:iam::000000000000:role/{role(client, 'states.amazonaws.com')}"
+    settings: list[tuple[dict[str, Any], str]] = [
+        ({"Timeout": 901}, "Value '901' at 'timeout' failed to satisfy constraint: Member must"),
+        ({"MemorySize": 10_241}, "less than or equal to 10240"),
+        ({"Description": "x" * 257}, "length less than or equal to 256"),
+        ({"Environment": {"Variables": {"AWS_REGION": "a"}}}, "in this request: AWS_REGION"),
+        ({"Environment": {"Variables": {"1": "a"}}}, "Map keys must satisfy constraint"),
+        ({"Environment": {"Variables": {"A1": "a" * 4_096}}}, "exceeded the 4KB limit"),
+        ({"Role": nobody}, "The role defined for the function cannot be assumed by Lambda."),
+    ]
+    update = lambda_.update_function_configuration
+    if not all(refused(update, text, FunctionName=name, **one) for one, text in settings):
+        return False
+    reserve = lambda_.put_function_concurrency
+    code = {"S3Bucket": name, "S3Key": "none"}
+    return refused(
+        lambda_.update_function_code, "S3 Error Code: NoSuchBucket", FunctionName=name, **code
+    ) and refused(
+        reserve,
+        "below its minimum value of [100]",
+        FunctionName=name,
+        ReservedConcurrentExecutions=901,
+    )
+
+
+def lambda_function_refusals__template(client: Clients) -> bool:
+    """Nor does a template make one without code; what it reserves is reserved."""
+    properties: dict[str, Any] = {
+        "Code": {"S3Bucket": "nowhere", "S3Key": "none"},
+        "Handler": "index.handler",
+        "Runtime": "python3.14",
+        "Role": f"arn:aws:iam::000000000000:role/{role(client, 'lambda.amazonaws.com')}",
+        "ReservedConcurrentExecutions": 3,
+    }
+    made = {"Order": {"Type": "AWS::Lambda::Function", "Properties": properties}}
+    try:
+        deploy(client, made)
+        return False
+    except AssertionError:
+        properties["Code"] = {"ZipFile": FAILS}
+    name = deploy(client, made)["Order"]
+    reserved = client("lambda").get_function_concurrency(FunctionName=name)
+    return reserved.get("ReservedConcurrentExecutions") == 3
+
+
 def lambda_mapping_refusals__role(client: Clients) -> bool:
     """No mapping, by API or by template, until the function's role may do all that Lambda does."""
     arn, lambda_ = function(client, FAILS), client("lambda")
     name = arn.rpartition(":")[2]
     client("sqs").create_queue(QueueName=name)
     queue = f"arn:aws:sqs:us-east-1:000000000000:{name}"
-    role, mapping = role_of(client, arn), {"FunctionName": name, "EventSourceArn": queue}
-    allow(client, role, "sqs:ReceiveMessage", queue)
+    consumer, mapping = role_of(client, arn), {"FunctionName": name, "EventSourceArn": queue}
+    allow(client, consumer, "sqs:ReceiveMessage", queue)
     try:
         lambda_.create_event_source_mapping(**mapping)
         return False
@@ -239,7 +319,7 @@ def lambda_mapping_refusals__role(client: Clients) -> bool:
     mapped = {"Mapping": {"Type": "AWS::Lambda::EventSourceMapping", "Properties": mapping}}
     with pytest.raises(AssertionError):
         deploy(client, mapped)
-    allow(client, role, "sqs:*", queue)
+    allow(client, consumer, "sqs:*", queue)
     deploy(client, mapped, name)
     mapping["EventSourceArn"] = f"{queue}-other"  # which makes it another mapping
     client("cloudformation").update_stack(
