@@ -44,7 +44,7 @@ PATCHES = (
 
 PRINCIPAL, SESSION = "apigateway.amazonaws.com", "BackplaneAssumeRoleSession"
 # A pool of its own: the server's would wait for itself.
-_calls = ThreadPoolExecutor(64, thread_name_prefix="api-calls")
+calls = ThreadPoolExecutor(64, thread_name_prefix="api-calls")
 
 
 def close() -> None:
@@ -96,7 +96,7 @@ async def invoke(integration: dict[str, Any], *arguments: Any, **about: Any) -> 
     )
     context = contextvars.copy_context()
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_calls, context.run, exchange.answer, body)
+    return await loop.run_in_executor(calls, context.run, exchange.answer, body)
 
 
 class _Exchange:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sandbox import api_calls
+from sandbox import api_calls, http_api_calls
 from sandbox.api_calls import Mapped, Request
 
 REQUEST = Request(
@@ -133,3 +133,86 @@ def test_the_default_response_takes_what_no_pattern_does() -> None:
     assert api_calls.selected(both, "403") == broken
     assert api_calls.selected(both, "500") == default
     assert api_calls.selected({"400": broken}, "200") is None
+
+
+def test_a_parameter_of_an_http_api_is_mapped() -> None:
+    request = Request(
+        "POST",
+        {"": "/orders/7", "id": "7"},
+        {"q": ["1", "2"]},
+        {"x-one": "by header"},
+        '{"a": {"b": [{"c": 5}, "text"]}}',
+    )
+    sources = {
+        "static": "as it is",
+        "body": "$request.body",
+        "field": "$request.body.a.b[1]",
+        "object": "$request.body.a.b[0]",
+        "header": "$request.header.X-One",
+        "query": "$request.querystring.q",
+        "path": "$request.path",
+        "id": "$request.path.id",
+        "context": "$context.identity.apiKey",
+        "stage": "$stageVariables.table",
+        "mixed": "${request.path.id} in ${stageVariables.table}",
+        "nothing": "$request.body.a.x",
+    }
+    assert http_api_calls.mapped(sources, request, CONTEXT, {"table": "orders"}) == {
+        "static": "as it is",
+        "body": request.body,
+        "field": "text",
+        "object": '{"c": 5}',
+        "header": "by header",
+        "query": "1,2",
+        "path": "/orders/7",
+        "id": "7",
+        "context": "key",
+        "stage": "orders",
+        "mixed": "7 in orders",
+    }
+
+
+def test_a_subtype_is_called_by_its_services_protocol() -> None:
+    events = http_api_calls.SUBTYPES["EventBridge-PutEvents"]
+    values = {"Source": "s", "DetailType": "d", "Detail": "{}", "Resources": '["r"]', "Region": "x"}
+    headers, body = http_api_calls.call(events, values)
+    assert headers["x-amz-target"] == "AWSEvents.PutEvents"
+    entry = {"Source": "s", "DetailType": "d", "Detail": "{}", "Resources": ["r"]}
+    assert json.loads(body) == {"Entries": [entry]}
+    start = http_api_calls.SUBTYPES["StepFunctions-StartExecution"]
+    assert json.loads(http_api_calls.call(start, {"StateMachineArn": "m"})[1]) == {
+        "stateMachineArn": "m"
+    }
+    send = http_api_calls.SUBTYPES["SQS-SendMessage"]
+    attributes = '{"a": {"DataType": "String", "StringValue": "v"}}'
+    _, body = http_api_calls.call(send, {"MessageBody": "a b", "MessageAttributes": attributes})
+    assert body == (
+        "Action=SendMessage&Version=2012-11-05&MessageBody=a+b&MessageAttribute.1.Name=a"
+        "&MessageAttribute.1.Value.DataType=String&MessageAttribute.1.Value.StringValue=v"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, ""),
+        ({"integrationSubtype": None}, ""),
+        ({"integrationSubtype": "AppConfig-GetConfiguration"}, "The sandbox cannot run"),
+        ({"integrationType": "MOCK"}, "The sandbox cannot run"),
+        ({"connectionType": "VPC_LINK"}, "The sandbox cannot run"),
+        ({"requestParameters": {"QueueUrl": "q"}}, "MessageBody is required"),
+        ({"requestParameters": {"QueueUrl": "q", "MessageBody": "b", "X": ""}}, "X is not"),
+        ({"credentialsArn": ""}, "credentials ARN"),
+    ],
+)
+def test_an_http_apis_integration_is_refused_when_it_is_made(
+    changed: dict[str, Any], words: str
+) -> None:
+    integration = {
+        "integrationType": "AWS_PROXY",
+        "integrationSubtype": "SQS-SendMessage",
+        "credentialsArn": ROLE,
+        "requestParameters": {"QueueUrl": "q", "MessageBody": "b"},
+    }
+    problem = http_api_calls.problem(integration | changed)
+    assert words in problem and bool(words) == bool(problem)

@@ -377,3 +377,137 @@ def apigateway_services__refused(client: Clients) -> bool:
         and "only supports Lambda" in why("AWS_PROXY", "sqs:path/1/orders", Credentials=sender)
         and "must contain path or action" in why("AWS", "orders", Credentials=sender)
     )
+
+
+def http_api(client: Clients, subtype: str, sender: str, **parameters: str) -> dict[str, Any]:
+    """The resources of an HTTP API whose one route is such an integration."""
+    api = {"ApiId": {"Ref": "Api"}}
+    return {
+        "Api": {
+            "Type": "AWS::ApiGatewayV2::Api",
+            "Properties": {"Name": "gap", "ProtocolType": "HTTP"},
+        },
+        "Integration": {
+            "Type": "AWS::ApiGatewayV2::Integration",
+            "Properties": {
+                **api,
+                "IntegrationType": "AWS_PROXY",
+                "IntegrationSubtype": subtype,
+                "PayloadFormatVersion": "1.0",
+                "CredentialsArn": f"arn:aws:iam::000000000000:role/{sender}",
+                "RequestParameters": parameters,
+            },
+        },
+        "Route": {
+            "Type": "AWS::ApiGatewayV2::Route",
+            "Properties": {
+                **api,
+                "RouteKey": "POST /orders/{id}",
+                "Target": {"Fn::Join": ["/", ["integrations", {"Ref": "Integration"}]]},
+            },
+        },
+        "Stage": {
+            "Type": "AWS::ApiGatewayV2::Stage",
+            "Properties": {**api, "StageName": "$default", "AutoDeploy": True},
+        },
+    }
+
+
+def apigateway_http_services(client: Clients) -> bool:
+    """An HTTP API sends to a queue as its role, with attributes from the request's body."""
+    url, arn, _ = queue(client)
+    sender = role(client, "apigateway.amazonaws.com")
+    resources = http_api(
+        client,
+        "SQS-SendMessage",
+        sender,
+        QueueUrl=url,
+        MessageBody="$request.body",
+        MessageAttributes="$request.body.attributes",
+    )
+    api = deploy(client, resources)["Api"]
+    path = f"/_aws/execute-api/{api}/orders/7"
+    body = json.dumps({"attributes": {"kind": {"DataType": "String", "StringValue": "new"}}})
+    denied = post(client, path, body)
+    allow(client, sender, "sqs:SendMessage", arn)
+    status, _, answer = ask(client, path, body)
+    messages = client("sqs").receive_message(QueueUrl=url, MessageAttributeNames=["All"])
+    (message,) = messages.get("Messages") or [{}]
+    return (
+        (denied, status, message.get("Body")) == (403, 200, body)
+        and message["MessageId"] in answer
+        and message["MessageAttributes"]["kind"]["StringValue"] == "new"
+    )
+
+
+def apigateway_http_services__workflow(client: Clients) -> bool:
+    """StartSyncExecution with its input from parts of the request; PutEvents beside it."""
+    sender = role(client, "apigateway.amazonaws.com")
+    allow(client, sender, "*", "*")
+    started = http_api(
+        client,
+        "StepFunctions-StartSyncExecution",
+        sender,
+        StateMachineArn=machine(client, Type="Pass", End=True),
+        Input='{"id": "${request.path.id}", "by": "${context.stage}", "n": ${request.body.n[1]}}',
+    )
+    events = http_api(
+        client,
+        "EventBridge-PutEvents",
+        sender,
+        Source="gap",
+        DetailType="$request.querystring.kind",
+        Detail="$request.body",
+    )
+    start, put = (deploy(client, one)["Api"] for one in (started, events))
+    _, _, answer = ask(client, f"/_aws/execute-api/{start}/orders/7", '{"n": [1, 2]}')
+    status, _, told = ask(client, f"/_aws/execute-api/{put}/orders/7?kind=made")
+    return (
+        status == 200
+        and json.loads(told)["FailedEntryCount"] == 0
+        and json.loads(json.loads(answer)["output"]) == {"id": "7", "by": "$default", "n": 2}
+    )
+
+
+def apigateway_http_services__refused(client: Clients) -> bool:
+    """Unknown subtypes and missing parameters are refused at deployment and by the API."""
+    sender = role(client, "apigateway.amazonaws.com")
+    apis, api = client("apigatewayv2"), ""
+    api = apis.create_api(Name="gap", ProtocolType="HTTP")["ApiId"]
+    try:
+        apis.create_integration(
+            ApiId=api,
+            IntegrationType="AWS_PROXY",
+            IntegrationSubtype="SQS-SendMessage",
+            CredentialsArn=f"arn:aws:iam::000000000000:role/{sender}",
+            PayloadFormatVersion="1.0",
+            RequestParameters={"QueueUrl": "u", "MessageBody": "b", "MessageAttributes": "{}"},
+        )
+    except apis.exceptions.BadRequestException as error:
+        words = str(error)
+    else:
+        return False
+    return (
+        "Invalid source: {} specified for destination: MessageAttributes" in words
+        and "The sandbox cannot run"
+        in refused(client, http_api(client, "AppConfig-GetConfiguration", sender))
+        and "MessageBody is required"
+        in refused(client, http_api(client, "SQS-SendMessage", sender, QueueUrl="u"))
+    )
+
+
+def apigateway_host__http(client: Clients) -> bool:
+    """An HTTP API's endpoint is AWS's own, and the API answers under its host."""
+    url, _, _ = queue(client)
+    sender = role(client, "apigateway.amazonaws.com")
+    allow(client, sender, "sqs:SendMessage", "*")
+    resources = http_api(client, "SQS-SendMessage", sender, QueueUrl=url, MessageBody="hello")
+    resources["Told"] = {
+        "Type": "AWS::SSM::Parameter",
+        "Properties": {"Type": "String", "Value": {"Fn::GetAtt": ["Api", "ApiEndpoint"]}},
+    }
+    made = deploy(client, resources)
+    told = client("ssm").get_parameter(Name=made["Told"])["Parameter"]["Value"]
+    host = f"{made['Api']}.execute-api.us-east-1.amazonaws.com"
+    endpoint = client("apigatewayv2").get_api(ApiId=made["Api"])["ApiEndpoint"]
+    return {told, endpoint} == {f"https://{host}"} and post(client, "/orders/7", host=host) == 200
