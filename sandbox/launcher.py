@@ -1,8 +1,8 @@
 """Start MiniStack with the gaps closed that our patterns need.
 
 Runs in the sandbox's own environment (.sandbox/venv) and imports nothing of the project but
-gaps/ and what they ask: functions inherit this interpreter, which must look like the Lambda
-runtime.
+gaps/ and what they ask, here and of definitions in rules/: functions inherit this interpreter,
+which must look like the Lambda runtime.
 """
 
 import importlib
@@ -58,6 +58,7 @@ def main() -> None:
     if installed != MINISTACK:
         fail(f"MiniStack {installed} is installed, the gaps are closed for {MINISTACK}")
     if os.environ.get("SANDBOX_GAPS") != "stock":
+        sys.path.append(str(Path(__file__).parent.parent / "rules"))
         for gap in sorted(module.name for module in pkgutil.iter_modules(gaps.__path__)):
             load(gap).close()
     from ministack import app

@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore.config import Config
 
-from tests.sandbox.cloud import PATIENCE, Clients, function, soon
+from tests.sandbox.cloud import PATIENCE, Clients, function, role, soon
 
 NOBODY = {"Type": "Task", "Resource": "arn:aws:lambda:us-east-1:000000000000:function:nobody"}
 
@@ -18,9 +18,8 @@ EXECUTIONS = ("ExecutionsStarted", "ExecutionsSucceeded", "ExecutionsFailed")
 
 
 def role_that_may(client: Clients, *actions: str) -> str:
-    """The ARN of a role that may do these actions."""
-    iam, name = client("iam"), f"role-{uuid.uuid4().hex[:8]}"
-    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    """The ARN of a role that Step Functions may assume, and that may do these actions."""
+    arn = f"arn:aws:iam::000000000000:role/{role(client, 'states.amazonaws.com')}"
     if actions:
         let(client, arn, *actions)
     return arn
