@@ -6,6 +6,8 @@ from pathlib import Path
 
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
+# StartSyncExecution and a few others ask a host of their own: sync-localhost, which is nowhere.
+ONE_HOST = {"AWS_DISABLE_HOST_PREFIX_INJECTION": "true"}
 
 
 def for_clients(
@@ -24,28 +26,32 @@ def for_clients(
         if not name.startswith(("AWS_", "AMAZON_", "BOTO_", "CDK_DEFAULT_"))
         and not name.upper().endswith("_PROXY")
     }
-    return kept | {
-        "AWS_ENDPOINT_URL": f"https://localhost:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CA_BUNDLE": str(authority),
-        "REQUESTS_CA_BUNDLE": str(authority),
-        "NODE_EXTRA_CA_CERTS": str(authority),
-        "NO_PROXY": "*",
-        # The CDK's command-line interface reports home otherwise.
-        "CDK_DISABLE_CLI_TELEMETRY": "true",
-    }
+    return (
+        kept
+        | ONE_HOST
+        | {
+            "AWS_ENDPOINT_URL": f"https://localhost:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CA_BUNDLE": str(authority),
+            "REQUESTS_CA_BUNDLE": str(authority),
+            "NODE_EXTRA_CA_CERTS": str(authority),
+            "NO_PROXY": "*",
+            # The CDK's command-line interface reports home otherwise.
+            "CDK_DISABLE_CLI_TELEMETRY": "true",
+        }
+    )
 
 
 def for_server(port: int, folder: Path, clock: float, gaps: bool) -> dict[str, str]:
     """The environment of the server, made from nothing: functions inherit every word of it."""
     temporary, authority = folder / "tmp", folder / "tls" / "ca.pem"
-    return {
+    return ONE_HOST | {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(temporary),
         "TMPDIR": str(temporary),

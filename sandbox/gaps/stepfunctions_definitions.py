@@ -34,6 +34,7 @@ PATCHES = (
     "services.stepfunctions._AWS_SDK_SERVICE_MAP",
     "services.cloudwatch_logs._log_groups",
     "services.cloudformation.provisioners._RESOURCE_HANDLERS",
+    "services.cloudformation.provisioners._physical_name",
     "services.cloudformation.provisioners._sfn_definition",
     "services.cloudformation.provisioners._sfn_service_error",
     "services.cloudformation.provisioners._sfn_state_machine_create",
@@ -88,7 +89,8 @@ def close() -> None:
             "roleArn": properties.get("RoleArn", ""),
             "loggingConfiguration": properties.get("LoggingConfiguration"),
         }
-        refused = _named(name) or refusal(data, name or f"{stack}-{logical_id}")
+        physical = name or provisioners._physical_name(stack, logical_id, max_len=80)
+        refused = _named(name) or refusal(data, physical)
         if refused:
             raise provisioners._sfn_service_error(refused)
         return make(logical_id, properties, stack)
@@ -132,10 +134,10 @@ def refusal(data: dict[str, Any], name: str) -> Any:
     try:
         if "definition" in data:
             _read(data["definition"], data.get("type") == "EXPRESS")
-        principal = _principal(data.get("roleArn", ""), name)
-        _logs(data.get("loggingConfiguration") or {}, data.get("roleArn", ""), principal)
+        assumed = _Assumed(data.get("roleArn", ""), name)
+        _logs(data.get("loggingConfiguration") or {}, assumed)
         if "definition" in data:
-            _rules(data["definition"], data.get("roleArn", ""), principal)
+            _rules(data["definition"], assumed)
     except Refused as refused:
         return error_response_json(*refused.args, 400)
     return None
@@ -183,25 +185,34 @@ def _runs(call: _calls.Call) -> bool:
     return call.kind != "optimized" or f"{call.service}:{call.action}" in known
 
 
-def _principal(role: str, name: str) -> str:
-    """As whom Step Functions assumes the role."""
-    account, region = get_account_id(), get_region()
-    if role.startswith("arn:") and role.split(":")[4] != account:
-        raise Refused("AccessDeniedException", "Cross-account pass role is not allowed.")
-    arn = f"arn:aws:states:{region}:{account}:stateMachine:{name}"
-    for principal in ("states.amazonaws.com", f"states.{region}.amazonaws.com"):
-        if role.startswith("arn:") and roles.trusts(
-            role, principal, aws_SourceAccount=account, aws_SourceArn=arn
-        ):
-            return principal
-    raise Refused(
-        "AccessDeniedException",
-        "Neither the global service principal states.amazonaws.com, nor the regional one is"
-        " authorized to assume the provided role.",
-    )
+class _Assumed:
+    """A role as Step Functions assumes it for a machine of this name; Refused if it may not."""
+
+    def __init__(self, role: str, name: str) -> None:
+        account, region = get_account_id(), get_region()
+        if role.startswith("arn:") and role.split(":")[4] != account:
+            raise Refused("AccessDeniedException", "Cross-account pass role is not allowed.")
+        arn = f"arn:aws:states:{region}:{account}:stateMachine:{name}"
+        self.role, self.sent = role, {"aws_SourceAccount": account, "aws_SourceArn": arn}
+        for principal in ("states.amazonaws.com", f"states.{region}.amazonaws.com"):
+            if role.startswith("arn:") and roles.trusts(role, principal, **self.sent):
+                self.principal = principal
+                return
+        raise Refused(
+            "AccessDeniedException",
+            "Neither the global service principal states.amazonaws.com, nor the regional one is"
+            " authorized to assume the provided role.",
+        )
+
+    def may(self, actions: list[str], resource: str) -> bool:
+        """Whether the role may do all of this."""
+        return all(
+            roles.allows(self.role, self.principal, action, resource, **self.sent)
+            for action in actions
+        )
 
 
-def _logs(configuration: dict[str, Any], role: str, principal: str) -> None:
+def _logs(configuration: dict[str, Any], assumed: _Assumed) -> None:
     """The log group of a machine that has logs; CloudFormation writes its keys in upper case."""
     settings = {key.lower(): value for key, value in configuration.items()}
     destinations = settings.get("destinations") or []
@@ -224,23 +235,19 @@ def _logs(configuration: dict[str, Any], role: str, principal: str) -> None:
             "InvalidLoggingConfiguration",
             "Invalid Logging Configuration: Log Destination not found.",
         )
-    if not _may(role, principal, DELIVERY, "*"):
+    if not assumed.may(DELIVERY, "*"):
         raise Refused(
             "AccessDeniedException",
             "The state machine IAM Role is not authorized to access the Log Destination",
         )
 
 
-def _rules(text: str, role: str, principal: str) -> None:
+def _rules(text: str, assumed: _Assumed) -> None:
     """The rules that Step Functions makes with the role, to hear of jobs' ends."""
     actions = [f"events:{action}" for action in ("PutTargets", "PutRule", "DescribeRule")]
     for _, call in _tasks(text):
         if call.wait.startswith("sync") and call.service in RULES:
             rule = f"arn:aws:events:{get_region()}:{get_account_id()}:rule/{RULES[call.service]}"
-            if not _may(role, principal, actions, rule):
-                said = f"'{role}' is not authorized to create managed-rule."
+            if not assumed.may(actions, rule):
+                said = f"'{assumed.role}' is not authorized to create managed-rule."
                 raise Refused("AccessDeniedException", said)
-
-
-def _may(role: str, principal: str, actions: list[str], resource: str) -> bool:
-    return all(roles.allows(role, principal, action, resource) for action in actions)

@@ -12,6 +12,7 @@ import pytest
 from aws_cdk import App, CfnResource, Stack
 
 from sandbox import cdk, server
+from tests.sandbox.cloud import Clients, allow, function, role_of
 
 # A developer's machine on a bad day: a production profile everywhere that an SDK looks.
 CONFIG = """
@@ -84,6 +85,34 @@ def test_boto3_knows_only_the_sandbox(sandbox: server.Server, bad_day: None) -> 
         "endpoints": [f"https://localhost:{sandbox.port}"],
         "region": "us-east-1",
     }
+
+
+SYNC = """
+import boto3
+from botocore.exceptions import ClientError
+def handler(event, context):
+    arn = "arn:aws:states:us-east-1:000000000000:stateMachine:nobody"
+    try:
+        boto3.client("stepfunctions").start_sync_execution(stateMachineArn=arn)
+    except ClientError as error:
+        return error.response["Error"]["Code"]
+"""
+
+
+def test_what_asks_a_host_of_its_own_finds_the_sandbox(sandbox: server.Server) -> None:
+    """StartSyncExecution of a command, and of a function."""
+    command = subprocess.run(
+        [sys.executable, "-c", f"{SYNC}\nprint(handler(0, 0))"],
+        env=sandbox.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    client = Clients(sandbox)
+    name, code = function(client, SYNC), "StateMachineDoesNotExist"
+    allow(client, role_of(client, name), "states:StartSyncExecution", "*")
+    answer = client("lambda").invoke(FunctionName=name)["Payload"].read()
+    assert (command.stdout.strip(), json.loads(answer)) == (code, code)
 
 
 def test_its_clients_trust_no_authority_but_its_own(sandbox: server.Server) -> None:

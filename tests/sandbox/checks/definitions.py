@@ -113,8 +113,13 @@ def stepfunctions_definitions__role(client: Clients) -> bool:
     """A role that Step Functions may not assume makes no machine; one for the Region's does."""
     iam = client("iam")
 
-    def role(service: str) -> str:
-        trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": service}}
+    def role(service: str, account: str = "000000000000") -> str:
+        trust = {
+            "Effect": "Allow",
+            "Action": "sts:AssumeRole",
+            "Principal": {"Service": service},
+            "Condition": {"StringEquals": {"aws:SourceAccount": account}},
+        }
         return iam.create_role(
             RoleName=f"role-{uuid.uuid4().hex[:8]}",
             AssumeRolePolicyDocument=json.dumps({"Statement": [trust]}),
@@ -122,8 +127,9 @@ def stepfunctions_definitions__role(client: Clients) -> bool:
 
     code, said = making(client, PASS, role("lambda.amazonaws.com"))
     absent, _ = making(client, PASS, "arn:aws:iam::000000000000:role/nobody")
+    another, _ = making(client, PASS, role("states.amazonaws.com", "111122223333"))
     return (
-        code == absent == "AccessDeniedException"
+        code == absent == another == "AccessDeniedException"
         and "authorized to assume the provided role" in said
         and making(client, PASS, role("states.us-east-1.amazonaws.com")) == ("", "")
         and "assume the provided role"
@@ -136,6 +142,15 @@ def stepfunctions_definitions__logs(client: Clients) -> bool:
     group = f"/states/{uuid.uuid4().hex[:8]}"
     client("logs").create_log_group(logGroupName=group)
     able = role_that_may(client, "logs:*")
+    trust = {
+        "Effect": "Allow",
+        "Action": "sts:AssumeRole",
+        "Principal": {"Service": "states.amazonaws.com"},
+        "Condition": {"ArnLike": {"aws:SourceArn": "arn:aws:states:*:*:stateMachine:*"}},
+    }
+    client("iam").update_assume_role_policy(
+        RoleName=able.rpartition("/")[2], PolicyDocument=json.dumps({"Statement": [trust]})
+    )
 
     def logs(*names: str) -> dict[str, Any]:
         arns = [f"arn:aws:logs:us-east-1:000000000000:log-group:{name}:*" for name in names]
