@@ -113,49 +113,6 @@ def cloudwatch_states_metrics(client: Clients) -> bool:
     ] == [1, 0, 1]
 
 
-def eventbridge_dead_letters(client: Clients) -> bool:
-    """An event that the topic's policy keeps out is in the dead-letter queue; no other is."""
-    events, sns, sqs = client("events"), client("sns"), client("sqs")
-    name = f"dead-{uuid.uuid4().hex[:8]}"
-    topic = sns.create_topic(Name=name)["TopicArn"]
-    rule = events.put_rule(Name=name, EventPattern=json.dumps({"source": [name]}))["RuleArn"]
-
-    def queue(service: str, source: str) -> tuple[str, str]:
-        url = sqs.create_queue(QueueName=f"{name}-{service}")["QueueUrl"]
-        arn = f"arn:aws:sqs:us-east-1:000000000000:{name}-{service}"
-        admits = policy(f"{service}.amazonaws.com", "sqs:SendMessage", arn, source)
-        sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": admits})
-        return url, arn
-
-    dead, dead_arn = queue("events", rule)
-    heard, heard_arn = queue("sns", topic)
-    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=heard_arn)
-    target = {"Id": "topic", "Arn": topic, "DeadLetterConfig": {"Arn": dead_arn}}
-    events.put_targets(Rule=name, Targets=[target])
-
-    def publish(policy_document: str, detail: str) -> None:
-        sns.set_topic_attributes(
-            TopicArn=topic, AttributeName="Policy", AttributeValue=policy_document
-        )
-        entry = {"Source": name, "DetailType": "Test", "Detail": json.dumps({"is": detail})}
-        events.put_events(Entries=[entry])
-
-    def messages(url: str) -> list[dict[str, Any]]:
-        answer = sqs.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], WaitTimeSeconds=1
-        )
-        return answer.get("Messages", [])
-
-    publish(policy("events.amazonaws.com", "sns:Publish", topic, f"{rule}-other"), "kept out")
-    publish(policy("events.amazonaws.com", "sns:Publish", topic, rule), "let in")
-    lost, told = messages(dead), messages(heard)
-    return (
-        [json.loads(one["Body"])["detail"]["is"] for one in lost] == ["kept out"]
-        and lost[0]["MessageAttributes"]["RULE_ARN"]["StringValue"] == rule
-        and ["let in" in one["Body"] for one in told] == [True]
-    )
-
-
 def lambda_errors(client: Clients) -> bool:
     """The exception's class reaches the caller and the workflow; the environment lives on."""
     name = function(

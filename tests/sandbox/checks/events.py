@@ -1,0 +1,255 @@
+"""Gaps of EventBridge, EventBridge Scheduler, S3 notifications and alarms."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from tests.sandbox.checks.stepfunctions import machine
+from tests.sandbox.cloud import Clients, allow, function, listen, role, soon
+
+ACCOUNT = "000000000000"
+EVENTS = "events.amazonaws.com"
+
+
+def statement(
+    service: str, action: str, resource: str, source: str = "", **more: Any
+) -> dict[str, Any]:
+    """A statement of a resource's policy that admits a service, for one source if there is one."""
+    made = {
+        "Effect": "Allow",
+        "Principal": {"Service": service},
+        "Action": action,
+        "Resource": resource,
+        **more,
+    }
+    if source:
+        made["Condition"] = {"ArnEquals": {"aws:SourceArn": source}}
+    return made
+
+
+def document(*statements: dict[str, Any]) -> str:
+    """A policy of these statements."""
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+
+class Bench:
+    """A rule of its own with its dead-letter queue, and what arrives where."""
+
+    def __init__(self, client: Clients) -> None:
+        self.client, self.name = client, f"rule-{uuid.uuid4().hex[:8]}"
+        self.events, self.sqs = client("events"), client("sqs")
+        pattern = json.dumps({"source": [self.name]})
+        self.rule = self.events.put_rule(Name=self.name, EventPattern=pattern)["RuleArn"]
+        self.dead, self.dead_arn = self.queue("dead")
+        self.admit(self.dead, self.dead_arn, self.rule)
+
+    def queue(self, name: str) -> tuple[str, str]:
+        """The URL and the ARN of a new queue."""
+        name = f"{self.name}-{name}"
+        url = self.sqs.create_queue(QueueName=name)["QueueUrl"]
+        return url, f"arn:aws:sqs:us-east-1:{ACCOUNT}:{name}"
+
+    def admit(self, url: str, arn: str, source: str, service: str = EVENTS) -> None:
+        """Let a service send to a queue."""
+        policy = document(statement(service, "sqs:SendMessage", arn, source))
+        self.sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": policy})
+
+    def target(self, arn: str, **more: Any) -> None:
+        """Make this the rule's one target."""
+        target = {"Id": "one", "Arn": arn, "DeadLetterConfig": {"Arn": self.dead_arn}, **more}
+        self.events.put_targets(Rule=self.name, Targets=[target])
+
+    def put(self, said: str) -> None:
+        """Send one event that the rule matches."""
+        detail = json.dumps({"is": said})
+        self.events.put_events(
+            Entries=[{"Source": self.name, "DetailType": "Test", "Detail": detail}]
+        )
+
+    def received(self, url: str) -> list[dict[str, Any]]:
+        """What has come to a queue, at most ten messages."""
+        answer = self.sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], WaitTimeSeconds=1
+        )
+        messages = answer.get("Messages", [])
+        for one in messages:
+            self.sqs.delete_message(QueueUrl=url, ReceiptHandle=one["ReceiptHandle"])
+        return messages
+
+    def codes(self) -> list[str]:
+        """The error codes of the dead events."""
+        attributes = [one["MessageAttributes"] for one in self.received(self.dead)]
+        return [one["ERROR_CODE"]["StringValue"] for one in attributes]
+
+
+def arn_of(name: str) -> str:
+    """The ARN of a role."""
+    return f"arn:aws:iam::{ACCOUNT}:role/{name}"
+
+
+def eventbridge_delivery__topics(client: Clients) -> bool:
+    """An event that the topic's policy keeps out is in the dead-letter queue; no other is.
+
+    A statement with a condition does not let EventBridge in.
+    """
+    bench, sns = Bench(client), client("sns")
+    topic = sns.create_topic(Name=bench.name)["TopicArn"]
+    heard, heard_arn = bench.queue("heard")
+    bench.admit(heard, heard_arn, topic, "sns.amazonaws.com")
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=heard_arn)
+    bench.target(topic)
+
+    def publish(policy: str, said: str) -> None:
+        sns.set_topic_attributes(TopicArn=topic, AttributeName="Policy", AttributeValue=policy)
+        bench.put(said)
+
+    publish(document(statement("s3.amazonaws.com", "sns:Publish", topic)), "kept out")
+    publish(document(statement(EVENTS, "sns:Publish", topic, bench.rule)), "conditional")
+    publish(document(statement(EVENTS, "sns:Publish", topic)), "let in")
+    dead, told = bench.received(bench.dead), bench.received(heard)
+    if [json.loads(one["Body"])["detail"]["is"] for one in dead] != ["kept out", "conditional"]:
+        return False
+    attributes = {name: one["StringValue"] for name, one in dead[0]["MessageAttributes"].items()}
+    assert attributes.pop("ERROR_MESSAGE")
+    return ["let in" in one["Body"] for one in told] == [True] and attributes == {
+        "RULE_ARN": bench.rule,
+        "TARGET_ARN": topic,
+        "ERROR_CODE": "NO_PERMISSIONS",
+    }
+
+
+def eventbridge_delivery__queues(client: Clients) -> bool:
+    """A queue's policy is asked, or the target's role; a queue that is gone has no permissions."""
+    bench = Bench(client)
+    url, arn = bench.queue("orders")
+    bench.target(arn)
+    bench.put("kept out")
+    bench.admit(url, arn, bench.rule)
+    bench.put("let in")
+    if bench.codes() != ["NO_PERMISSIONS"] or len(bench.received(url)) != 1:
+        return False
+    bench.sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": ""})
+    name = role(client, EVENTS)
+    bench.target(arn, RoleArn=arn_of(name))
+    bench.put("kept out")
+    allow(client, name, "sqs:SendMessage", arn)
+    bench.put("let in")
+    if bench.codes() != ["NO_PERMISSIONS"] or len(bench.received(url)) != 1:
+        return False
+    bench.sqs.delete_queue(QueueUrl=url)
+    bench.put("nowhere")
+    return bench.codes() == ["NO_RESOURCE"]
+
+
+def eventbridge_delivery__functions(client: Clients) -> bool:
+    """A function's policy is asked, and one that fails is tried again by Lambda."""
+    bench, lambda_ = Bench(client), client("lambda")
+    arn = function(client, "def handler(event, context):\n    raise ValueError('no')\n")
+    failed, failed_arn = bench.queue("failed")
+    allow(client, lambda_.get_function_configuration(FunctionName=arn)["Role"].split("/")[1],
+          "sqs:SendMessage", failed_arn)  # fmt: skip
+    lambda_.update_function_configuration(
+        FunctionName=arn, DeadLetterConfig={"TargetArn": failed_arn}
+    )
+    lambda_.put_function_event_invoke_config(FunctionName=arn, MaximumRetryAttempts=0)
+    bench.target(arn)
+    bench.put("kept out")
+    lambda_.add_permission(
+        FunctionName=arn,
+        StatementId="rule",
+        Action="lambda:InvokeFunction",
+        Principal=EVENTS,
+        SourceArn=bench.rule,
+    )
+    bench.put("let in")
+    return bench.codes() == ["NO_PERMISSIONS"] and soon(
+        lambda: ["let in" in one["Body"] for one in bench.received(failed)] == [True]
+    )
+
+
+def eventbridge_delivery__roles(client: Clients) -> bool:
+    """A target's role starts the machine if it may; if it may not, the event is dead."""
+    bench, sfn = Bench(client), client("stepfunctions")
+    arn, name = machine(client, {"Type": "Pass"}), role(client, EVENTS)
+    bench.target(arn, RoleArn=arn_of(name))
+    bench.put("kept out")
+    allow(client, name, "states:StartExecution", arn)
+    bench.put("let in")
+    trust = document({"Effect": "Allow", "Action": "sts:AssumeRole",
+                      "Principal": {"Service": "states.amazonaws.com"}})  # fmt: skip
+    client("iam").update_assume_role_policy(RoleName=name, PolicyDocument=trust)
+    bench.put("no role")
+    started = sfn.list_executions(stateMachineArn=arn)["executions"]
+    return len(started) == 1 and bench.codes() == ["NO_PERMISSIONS", "FAILED_TO_ASSUME_ROLE"]
+
+
+def eventbridge_delivery__logs(client: Clients) -> bool:
+    """A log group gets what the account's policy for logs admits."""
+    bench, logs = Bench(client), client("logs")
+    group = f"/aws/events/{bench.name}"
+    logs.create_log_group(logGroupName=group)
+    arn = f"arn:aws:logs:us-east-1:{ACCOUNT}:log-group:{group}"
+    bench.target(arn)
+    bench.put("kept out")
+    policy = document(statement(EVENTS, "logs:PutLogEvents", f"{arn}:*"))
+    logs.put_resource_policy(policyName=bench.name, policyDocument=policy)
+    bench.put("let in")
+    logs.delete_resource_policy(policyName=bench.name)
+    said = logs.filter_log_events(logGroupName=group)["events"]
+    return bench.codes() == ["NO_PERMISSIONS"] and ["let in" in one["message"] for one in said] == [
+        True
+    ]
+
+
+def eventbridge_delivery__templates(client: Clients) -> bool:
+    """An object within a string of a JSON template comes to no JSON: nothing is delivered."""
+    bench = Bench(client)
+    url, arn = bench.queue("orders")
+    bench.admit(url, arn, bench.rule)
+    for template in ('{"bad": "<detail>"}', '{"good": <detail>}'):
+        paths = {"detail": "$.detail"}
+        bench.target(arn, InputTransformer={"InputPathsMap": paths, "InputTemplate": template})
+        bench.put("object")
+    told = [json.loads(one["Body"]) for one in bench.received(url)]
+    return told == [{"good": {"is": "object"}}] and bench.codes() == ["INVALID_JSON"]
+
+
+def cloudwatch_alarm_topics(client: Clients) -> bool:
+    """An alarm reaches the topics that admit it: those with the default policy do."""
+    cloudwatch, sns, sqs = client("cloudwatch"), client("sns"), client("sqs")
+    name = f"alarm-{uuid.uuid4().hex[:8]}"
+    policies = {
+        "default": "",
+        "closed": document(statement("s3.amazonaws.com", "sns:Publish", "*")),
+        "open": document(statement("cloudwatch.amazonaws.com", "sns:Publish", "*",
+                                   f"arn:aws:cloudwatch:us-east-1:{ACCOUNT}:alarm:{name}")),
+    }  # fmt: skip
+    urls, topics = {}, []
+    for kind, policy in policies.items():
+        urls[kind] = sqs.create_queue(QueueName=f"{name}-{kind}")["QueueUrl"]
+        topic = sns.create_topic(Name=f"{name}-{kind}")["TopicArn"]
+        listen(client, topic, urls[kind])
+        if policy:
+            sns.set_topic_attributes(TopicArn=topic, AttributeName="Policy", AttributeValue=policy)
+        topics.append(topic)
+    cloudwatch.put_metric_alarm(
+        AlarmName=name,
+        AlarmActions=topics,
+        Namespace="Test",
+        MetricName=name,
+        Statistic="Sum",
+        Period=60,
+        EvaluationPeriods=1,
+        Threshold=1,
+        ComparisonOperator="GreaterThanOrEqualToThreshold",
+        TreatMissingData="notBreaching",
+    )
+    cloudwatch.set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason="asked")
+
+    def told(kind: str) -> bool:
+        answer = sqs.receive_message(QueueUrl=urls[kind], VisibilityTimeout=0)
+        return "Messages" in answer
+
+    return soon(lambda: told("default") and told("open")) and not told("closed")
