@@ -57,9 +57,10 @@ TRANSIENT = [
     "Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException",
     "Lambda.ClientExecutionTimeoutException", "Lambda.TooManyRequestsException",
 ]
-# Lambda's cause is JSON with the exception's message in it; other causes are text, or missing.
+# Lambda's cause is JSON with the exception's message in it; other causes are text, which may have
+# JSON behind it, or missing.
 REASON = ("{% ($cause := $states.errorOutput.Cause & ''; $substring(("
-          "$contains($cause, '\"errorMessage\"') ? $parse($cause).errorMessage : $cause"
+          "$contains($cause, /^[{].*\"errorMessage\".*[}]$/) ? $parse($cause).errorMessage : $cause"
           ") & '', 0, 500)) %}")
 
 

@@ -55,11 +55,11 @@ def close() -> None:
             )
         emit(execution)
 
-    def start_if_small(data: dict[str, Any]) -> Any:
-        return _too_long(data) or start(data)
+    def start_if_valid(data: dict[str, Any]) -> Any:
+        return _refusal(data) or start(data)
 
     def start_and_wait(data: dict[str, Any]) -> Any:
-        return _too_long(data) or _without_output(start_sync(data))
+        return _refusal(data) or _without_output(start_sync(data))
 
     def stop_at_once(data: dict[str, Any]) -> Any:
         execution = stepfunctions._executions.get(data.get("executionArn"))
@@ -69,7 +69,7 @@ def close() -> None:
         return json_response({"stopDate": execution["stopDate"]})
 
     stepfunctions._emit_execution_status_event = emit_unless_express
-    stepfunctions._start_execution = start_if_small
+    stepfunctions._start_execution = start_if_valid
     stepfunctions._start_sync_execution = start_and_wait
     stepfunctions._stop_execution = stop_at_once
     stepfunctions._run_execution = run
@@ -204,11 +204,18 @@ def _deadline(
     return timer
 
 
-def _too_long(data: dict[str, Any]) -> Any:
-    """The refusal of an input over 256 KiB."""
-    sent = {"input": data.get("input")}
-    problem = ranges.problem("stepfunctions", "StartExecution", sent, required=False)
-    return error_response_json("ValidationException", problem, 400) if problem else None
+def _refusal(data: dict[str, Any]) -> Any:
+    """The answer to an input that no execution can have: over 256 KiB, or no JSON."""
+    given = data.get("input")
+    problem = ranges.problem("stepfunctions", "StartExecution", {"input": given}, required=False)
+    if problem:
+        return error_response_json("ValidationException", problem, 400)
+    try:
+        json.loads("{}" if given is None else given)
+    except ValueError as invalid:
+        problem = f"Invalid State Machine Execution Input: '{invalid}'"
+        return error_response_json("InvalidExecutionInput", problem, 400)
+    return None
 
 
 def _without_output(answer: Any) -> Any:

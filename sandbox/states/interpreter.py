@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import os
 import threading
 from collections.abc import Callable, Generator
@@ -355,8 +356,8 @@ class Visit:
         told = _Told(self.branch.trail, life)
         task = Task(
             resource=resource,
-            arguments=self.arguments(),
-            role=execution.role,
+            arguments=copy.deepcopy(self.arguments()),
+            role=self._role(),
             execution=execution.arn,
             name=execution.name,
             express=execution.express,
@@ -380,6 +381,15 @@ class Visit:
             life.end()
         told.succeeded(result)
         return self._done(result)
+
+    def _role(self) -> str:
+        """The role that calls for the task: the machine's, or that of Credentials."""
+        given = self.state.get("Credentials", {})
+        if self.jsonata:
+            given = self.template("Credentials", {})
+        elif given:
+            given = intrinsics.fill(given, self.sight(self.effective()))
+        return given.get("RoleArn", self.branch.execution.role)
 
     # Branches and iterations.
 

@@ -483,6 +483,31 @@ def test_heartbeats_are_handed_on_to_who_performs() -> None:
     assert (seen[0].execution, seen[0].name, seen[0].express) == (ARN, "one", False)
 
 
+@pytest.mark.parametrize(
+    ("fields", "role"),
+    [
+        ({}, "arn:aws:iam::000000000000:role/r"),
+        ({"Credentials": {"RoleArn": "other"}}, "other"),
+        ({"Credentials": {"RoleArn.$": "$.role"}}, "given"),
+        ({"QueryLanguage": "JSONata", "Credentials": {"RoleArn": "{% $states.input.role %}"}},
+         "given"),
+    ],
+)  # fmt: skip
+def test_the_role_that_calls(fields: State, role: str) -> None:
+    seen: list[Task] = []
+    only({"role": "given"}, seen.append, Type="Task", Resource=LAMBDA, **fields)
+    assert seen[0].role == role
+
+
+def test_what_performs_a_task_may_change_its_arguments() -> None:
+    def perform(task: Task) -> None:
+        task.arguments["list"].append(2)
+
+    given = {"list": [1]}
+    ran = only(given, perform, Type="Task", Resource=LAMBDA, ResultPath="$.result")
+    assert ran.output == {"list": [1], "result": None}
+
+
 @pytest.mark.parametrize("path", ["$.text", "$.missing"])
 def test_a_timeout_must_be_a_number(path: str) -> None:
     ran = only({"text": "1"}, Type="Task", Resource=LAMBDA, TimeoutSecondsPath=path)

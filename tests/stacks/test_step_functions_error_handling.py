@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import app
+from sandbox.states import expressions
 from tests.synthesis import PROJECT, Synthesized, only, synthesize, synthesized
 
 STEM = "step_functions_error_handling"
@@ -73,6 +74,29 @@ def test_every_error_of_a_charge_leads_by_an_alert_to_failed(pattern: Synthesize
     assert [one["Next"] for one in states["PublishAlert"]["Catch"]] == ["GiveUp"]
     assert states["GiveUp"]["Type"] == "Fail"
     assert "$problem.error" in states["GiveUp"]["Error"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [
+        (
+            '{"errorMessage":"The card is declined","errorType":"CardDeclined"}',
+            "The card is declined",
+        ),
+        ('Returned payload: {"errorMessage":"Task timed out"}', None),
+        ("The JSONPath found nothing", None),
+        (None, ""),
+    ],
+)
+def test_an_alert_says_why_whatever_the_cause_looks_like(
+    pattern: Synthesized, cause: str | None, reason: str | None
+) -> None:
+    (catcher,) = definition(pattern)["States"]["ChargeCard"]["Catch"]
+    output = {"Error": "Lambda.Unknown"} | ({} if cause is None else {"Cause": cause})
+    told = expressions.fill(
+        catcher["Assign"]["problem"], "Assign/problem", {"states": {"errorOutput": output}}
+    )
+    assert told == {"error": "Lambda.Unknown", "reason": cause if reason is None else reason}
 
 
 def test_the_rule_sees_every_end_without_success_of_this_machine_only(
