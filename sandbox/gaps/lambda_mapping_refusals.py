@@ -3,8 +3,7 @@
 Values out of range, a batch of more than ten without a window, filters that are no event patterns
 or more than five, a source that is missing, a queue that the function's role may not consume or
 whose visibility timeout is below the function's, a second mapping of the same pair. Seen in
-MiniStack 1.5.33 with AUTH=true: all of them are accepted but a MaximumConcurrency out of range. The
-role is asked when the mapping is made or changed; one that loses a permission later goes on.
+MiniStack 1.5.33 with AUTH=true: all of them are accepted but a MaximumConcurrency out of range.
 
 Sources that nobody polls here are refused as well, so that no mapping waits for ever.
 """

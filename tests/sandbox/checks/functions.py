@@ -59,11 +59,12 @@ class Consumer:
 
     def remain(self, count: int) -> bool:
         """Whether all have been in work and this many were not deleted, nor are a second later."""
-        settled = soon(lambda: self._counts() == (0, count), seconds=10)
+        settled = soon(lambda: self.counts() == (0, count), seconds=10)
         time.sleep(1)
-        return settled and self._counts() == (0, count)
+        return settled and self.counts() == (0, count)
 
-    def _counts(self) -> tuple[int, ...]:
+    def counts(self) -> tuple[int, ...]:
+        """How many messages wait, and how many are in work."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         found = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)
         return tuple(int(found["Attributes"][name]) for name in names)
@@ -155,6 +156,22 @@ def refused(call: Any, text: str, **sent: Any) -> bool:
     if "UUID" in made:
         call.__self__.delete_event_source_mapping(UUID=made["UUID"])
     return False
+
+
+def lambda_mapping_role(client: Clients) -> bool:
+    """Messages stay while the role may not receive, and come back while it may not delete."""
+    consumer = Consumer(client, "def handler(event, context):\n    pass\n")
+    consumer.map()
+    own = role_of(client, consumer.function)
+    allow(client, own, "sqs:GetQueueAttributes", consumer.queue)
+    consumer.sqs.send_message(QueueUrl=consumer.url, MessageBody="order")
+    time.sleep(1.5)
+    if consumer.counts() != (1, 0):
+        return False
+    allow(client, own, "sqs:ReceiveMessage", consumer.queue)
+    remain = consumer.remain(1)
+    consumer.stop()
+    return remain
 
 
 def lambda_mapping_refusals(client: Clients) -> bool:
@@ -253,6 +270,27 @@ def lambda_invoke_refusals(client: Clients) -> bool:
             refused(invoke, "Member must satisfy enum value set", sent="{}", kind="Later"),
         )
     )
+
+
+def lambda_errors__runtime(client: Clients) -> bool:
+    """What the runtime fails at has the runtime's names; decimal numbers are numbers."""
+    lambda_ = client("lambda")
+    codes = {
+        "import nothing_there": "Runtime.ImportModuleError",
+        "def handler(": "Runtime.UserCodeSyntaxError",
+        "other = 1": "Runtime.HandlerNotFound",
+        "1 / 0": "ZeroDivisionError",
+        "def handler(event, context):\n    return {1}": "Runtime.MarshalError",
+        "import os\ndef handler(event, context):\n    os._exit(1)": "Runtime.ExitError",
+    }
+    for code, name in codes.items():
+        arn = function(client, f"{code}\n")
+        for _ in range(2):  # the second finds nothing of the first
+            error = json.load(lambda_.invoke(FunctionName=arn)["Payload"])
+            if error["errorType"] != name:
+                return False
+    numbers = "import decimal\ndef handler(event, context):\n    return decimal.Decimal('1.5')\n"
+    return json.load(lambda_.invoke(FunctionName=function(client, numbers))["Payload"]) == 1.5
 
 
 def lambda_function_refusals(client: Clients) -> bool:
