@@ -15,8 +15,7 @@ import logging
 import threading
 from typing import Any
 
-import ranges
-from ministack.core.responses import error_response_json, json_response
+from ministack.core.responses import json_response
 from ministack.services import stepfunctions
 from states import history, interpreter, scope, times
 from states.faults import text
@@ -26,8 +25,6 @@ PATCHES = (
     "services.stepfunctions._executions",
     "services.stepfunctions._state_machines",
     "services.stepfunctions._run_execution",
-    "services.stepfunctions._start_execution",
-    "services.stepfunctions._start_sync_execution",
     "services.stepfunctions._stop_execution",
     "services.stepfunctions._emit_execution_status_event",
     "services.stepfunctions._invoke_resource",
@@ -44,22 +41,13 @@ _log = logging.getLogger("states")
 
 def close() -> None:
     """Run every execution by our interpreter, and stop it by ours."""
-    emit, start = stepfunctions._emit_execution_status_event, stepfunctions._start_execution
-    start_sync, stop = stepfunctions._start_sync_execution, stepfunctions._stop_execution
+    emit, stop = stepfunctions._emit_execution_status_event, stepfunctions._stop_execution
 
     def emit_unless_express(execution: dict[str, Any]) -> None:
         machine = stepfunctions._state_machines.get(execution["stateMachineArn"]) or {}
         if machine.get("type") == "EXPRESS":
-            execution["sync"] = (
-                True  # what MiniStack calls those of which EventBridge hears nothing
-            )
+            execution["sync"] = True  # then MiniStack tells EventBridge nothing
         emit(execution)
-
-    def start_if_valid(data: dict[str, Any]) -> Any:
-        return _refusal(data) or start(data)
-
-    def start_and_wait(data: dict[str, Any]) -> Any:
-        return _refusal(data) or _without_output(start_sync(data))
 
     def stop_at_once(data: dict[str, Any]) -> Any:
         execution = stepfunctions._executions.get(data.get("executionArn"))
@@ -69,8 +57,6 @@ def close() -> None:
         return json_response({"stopDate": execution["stopDate"]})
 
     stepfunctions._emit_execution_status_event = emit_unless_express
-    stepfunctions._start_execution = start_if_valid
-    stepfunctions._start_sync_execution = start_and_wait
     stepfunctions._stop_execution = stop_at_once
     stepfunctions._run_execution = run
 
@@ -202,36 +188,6 @@ def _deadline(
     timer.daemon = True
     timer.start()
     return timer
-
-
-def _refusal(data: dict[str, Any]) -> Any:
-    """The answer to an input that no execution can have: over 256 KiB, or no JSON."""
-    given = data.get("input")
-    problem = ranges.problem("stepfunctions", "StartExecution", {"input": given}, required=False)
-    if problem:
-        return error_response_json("ValidationException", problem, 400)
-    try:
-        json.loads("{}" if given is None else given)
-    except ValueError as invalid:
-        problem = f"Invalid State Machine Execution Input: '{invalid}'"
-        return error_response_json("InvalidExecutionInput", problem, 400)
-    return None
-
-
-def _without_output(answer: Any) -> Any:
-    """The answer of StartSyncExecution: output only with success, error and cause if they are."""
-    status, _, body = answer
-    told = json.loads(body)
-    execution = stepfunctions._executions.get(told.get("executionArn", ""))
-    if status != 200 or not execution:
-        return answer
-    for name in ("output", "outputDetails", "error", "cause"):
-        told.pop(name, None)
-    if execution["status"] == "SUCCEEDED":
-        told |= {"output": execution["output"], "outputDetails": {"included": True}}
-    return json_response(
-        told | {name: execution[name] for name in ("error", "cause") if name in execution}
-    )
 
 
 def perform(task: Task) -> Any:
