@@ -35,7 +35,7 @@ FIELDS = {
     "Pass": f"{_DATA} {_GOES_ON} Result ResultPath Parameters",
     "Succeed": _DATA,
     "Fail": f"{_DATA} Error ErrorPath Cause CausePath",
-    "Choice": f"{_DATA} Assign Choices Default",
+    "Choice": f"{_DATA} {_GOES_ON} Choices Default",
     "Parallel": f"{_DATA} {_GOES_ON} {_HANDLES} Branches",
     "Map": f"{_DATA} {_GOES_ON} {_HANDLES} ItemProcessor Iterator ItemsPath Items ItemSelector"
     " ItemReader ItemBatcher ResultWriter Label MaxConcurrency MaxConcurrencyPath"
@@ -50,7 +50,7 @@ _JSONPATH_ONLY = (
 JSONPATH_ONLY, JSONATA_ONLY = _JSONPATH_ONLY.split(), ["Output", "Arguments", "Items"]
 REQUIRED = {"Task": ["Resource"], "Choice": ["Choices"], "Parallel": ["Branches"]}
 MACHINE = ("Comment", "QueryLanguage", "StartAt", "States", "TimeoutSeconds", "Version")
-INNER = ("Comment", "ProcessorConfig", "StartAt", "States")
+INNER = ("Comment", "ProcessorConfig", "StartAt", "States", "TimeoutSeconds", "Version")
 RETRIER = {
     *("ErrorEquals", "IntervalSeconds", "MaxAttempts", "BackoffRate", "MaxDelaySeconds"),
     *("JitterStrategy", "Comment"),
@@ -219,7 +219,8 @@ def _graph(one: dict[str, Any], states: dict[str, Any], location: str) -> Iterat
         if target not in one["States"]:
             yield Problem(TARGET, f"Missing 'Next' target: {target}", place)
     if not location and not any(
-        state.get("End") is True or state.get("Type") in ("Succeed", "Fail")
+        (state.get("End") is True and state.get("Type") != "Choice")
+        or state.get("Type") in ("Succeed", "Fail")
         for state in states.values()
     ):
         yield Problem("MISSING_END_STATE", "Workflow has no terminal state", "")
@@ -238,7 +239,7 @@ def _graph(one: dict[str, Any], states: dict[str, Any], location: str) -> Iterat
 
 def _ways(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(name of a state that may follow, where in this state it says so)."""
-    for field in ("Next", "Default"):
+    for field in ("Default",) if state.get("Type") == "Choice" else ("Next",):
         if isinstance(target := state.get(field), str):
             yield target, f"/{field}"
     for field in ("Choices", "Catch"):
@@ -308,7 +309,7 @@ def _state(state: dict[str, Any], where: str, scope: Scope) -> Iterator[Problem]
     elif kind == "Choice":
         yield from _choices(state, where, jsonata)
     elif kind == "Map":
-        yield from _map(state, where, jsonata)
+        yield from _map(state, where, scope, jsonata)
     yield from _expressions(state, where, scope) if jsonata else _paths(state, where, scope)
     for inside, inner in _inner(state, where):
         yield from _supported(inner, INNER, inside)
@@ -355,6 +356,12 @@ def _supported(one: dict[str, Any], fields: Iterable[str], where: str) -> Iterat
 
 
 def _goes_on(state: dict[str, Any], kind: str, where: str) -> Iterator[Problem]:
+    if kind == "Choice":
+        for field in ("Next", "End"):
+            if field in state:
+                message = f"A Choice goes on by its rules and Default: '{field}' counts for nothing"
+                yield Problem(SCHEMA, message, where, False)
+        return
     if "Next" not in FIELDS[kind].split():
         return
     if "Next" not in state and state.get("End") is not True and not _hidden(state.get("End")):
@@ -429,7 +436,7 @@ def _unknown_errors(definition: dict[str, Any]) -> Iterator[Problem]:
         for field in ("Retry", "Catch"):
             for index, one in enumerate(_list(state.get(field))):
                 for name in _list(_dict(one).get("ErrorEquals")):
-                    if str(name).startswith("States.") and name not in known:
+                    if re.match(r"States\.(?!Http\.)", str(name)) and name not in known:
                         message = f"There is no error named '{name}'"
                         place = f"{where}/{field}[{index}]/ErrorEquals"
                         yield Problem(SCHEMA, message, place, False)
@@ -573,9 +580,13 @@ def _operand(name: str, value: Any, where: str) -> Iterator[Problem]:
         yield _typed("NUMBER", where)
 
 
-def _map(state: dict[str, Any], where: str, jsonata: bool) -> Iterator[Problem]:
+def _map(state: dict[str, Any], where: str, scope: Scope, jsonata: bool) -> Iterator[Problem]:
     if "ItemProcessor" not in state and "Iterator" not in state:
         yield Problem(SCHEMA, _required(["ItemProcessor"]), where)
+    mode = _dict(_dict(state.get("ItemProcessor")).get("ProcessorConfig")).get("Mode")
+    if scope.express and mode == "DISTRIBUTED":
+        message = "An Express workflow has no Map in distributed mode"
+        yield Problem(SCHEMA, message, where, False)
     batcher = state.get("ItemBatcher")
     if isinstance(batcher, dict):
         names = ("MaxItemsPerBatch", "MaxInputBytesPerBatch")

@@ -353,6 +353,7 @@ SAID: list[tuple[str, str, Any, str]] = [
     ("JSONPath", "States/Both/Branches/0/States/Tell/Parameters/MessageBody", "x", "token"),
     ("JSONPath", "States/Later", {"Type": "Wait", "Timestamp": "2026-11-26", "Next": "Both"},
      "seconds and a zone"),
+    ("JSONPath", f"{PAID}/End", True, "A Choice goes on by its rules"),
     ("JSONPath", f"{CHARGE}/Retry/0/ErrorEquals", ["States.Timeouts"], "States.Timeouts"),
 ]  # fmt: skip
 
@@ -415,6 +416,15 @@ def test_a_machine_that_never_ends() -> None:
 )
 def test_what_is_no_definition(text: str, said: str) -> None:
     assert [str(one) for one in read(text)] == [said]
+
+
+def test_errors_of_the_language_are_known_and_those_that_a_fail_raises() -> None:
+    for name in ("States.Http.StatusCode.503", "States.HeartbeatTimeout", "Refused"):
+        assert problems(changed("JSONPath", f"{CHARGE}/Retry/0/ErrorEquals", [name])) == []
+    mine = changed("JSONPath", f"{CHARGE}/Retry/0/ErrorEquals", ["States.OutOfStock"])
+    assert [one.refused for one in problems(mine)] == [False]
+    mine["States"]["Refuse"]["Error"] = "States.OutOfStock"
+    assert problems(mine) == []
 
 
 def test_what_is_no_json() -> None:
