@@ -6,6 +6,8 @@ import json
 import uuid
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from tests.sandbox.checks.stepfunctions import machine
 from tests.sandbox.cloud import Clients, allow, function, listen, role, soon
 
@@ -253,3 +255,149 @@ def cloudwatch_alarm_topics(client: Clients) -> bool:
         return "Messages" in answer
 
     return soon(lambda: told("default") and told("open")) and not told("closed")
+
+
+def notified(client: Clients, name: str, *events: str) -> tuple[str, Any]:
+    """A new bucket that tells a queue of these events, and what tells what has come there."""
+    s3, sqs = client("s3"), client("sqs")
+    s3.create_bucket(Bucket=name)
+    url = sqs.create_queue(QueueName=name)["QueueUrl"]
+    arn = f"arn:aws:sqs:us-east-1:{ACCOUNT}:{name}"
+    policy = document(statement("s3.amazonaws.com", "sqs:SendMessage", arn, f"arn:aws:s3:::{name}"))
+    sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": policy})
+    configure(client, name, Queue=(arn, *events))
+    told: list[dict[str, Any]] = []
+
+    def records() -> list[dict[str, Any]]:
+        answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)
+        bodies = [json.loads(one["Body"]) for one in answer.get("Messages", [])]
+        told.extend(record for one in bodies for record in one.get("Records", []))
+        return told
+
+    return name, records
+
+
+def configure(client: Clients, bucket: str, **destinations: tuple[str, ...]) -> str:
+    """Put a configuration: Queue, Topic or LambdaFunction to its ARN and events; the refusal."""
+    kinds = {
+        f"{kind}Configurations": [{f"{kind}Arn": arn, "Events": list(events)}]
+        for kind, (arn, *events) in destinations.items()
+    }
+    return refusal(
+        client("s3").put_bucket_notification_configuration,
+        Bucket=bucket,
+        NotificationConfiguration=kinds,
+    )
+
+
+def refusal(call: Any, **parameters: Any) -> str:
+    """The error code and text that a call is refused with; "" if it is not."""
+    try:
+        call(**parameters)
+    except ClientError as refused:
+        error = refused.response["Error"]
+        return f"{error['Code']}: {error['Message']}"
+    return ""
+
+
+def s3_notifications__permissions(client: Clients) -> bool:
+    """A function, queue or topic that does not admit the bucket is refused, and told nothing."""
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    s3, sqs, lambda_ = client("s3"), client("sqs"), client("lambda")
+    s3.create_bucket(Bucket=name)
+    url = sqs.create_queue(QueueName=name)["QueueUrl"]
+    queue = f"arn:aws:sqs:us-east-1:{ACCOUNT}:{name}"
+    topic = client("sns").create_topic(Name=name)["TopicArn"]
+    policy = document(statement(EVENTS, "sns:Publish", topic))
+    client("sns").set_topic_attributes(
+        TopicArn=topic, AttributeName="Policy", AttributeValue=policy
+    )
+    failing = function(client, "def handler(event, context):\n    raise ValueError('no')\n")
+    refused = "InvalidArgument: Unable to validate the following destination configurations"
+    created = "s3:ObjectCreated:*"
+    if any(
+        configure(client, name, **{kind: (arn, created)}) != refused
+        for kind, arn in (("Queue", queue), ("Topic", topic), ("LambdaFunction", failing))
+    ):
+        return False
+    allow(client, lambda_.get_function_configuration(FunctionName=failing)["Role"].split("/")[1],
+          "sqs:SendMessage", queue)  # fmt: skip
+    lambda_.update_function_configuration(
+        FunctionName=failing, DeadLetterConfig={"TargetArn": queue}
+    )
+    lambda_.put_function_event_invoke_config(FunctionName=failing, MaximumRetryAttempts=0)
+    lambda_.add_permission(
+        FunctionName=failing,
+        StatementId="bucket",
+        Action="lambda:InvokeFunction",
+        Principal="s3.amazonaws.com",
+        SourceArn=f"arn:aws:s3:::{name}",
+        SourceAccount=ACCOUNT,
+    )
+    if configure(client, name, LambdaFunction=(failing, created)):
+        return False
+
+    def dead() -> list[str]:
+        return [
+            json.loads(one["Body"])["Records"][0]["s3"]["object"]["key"]
+            for one in sqs.receive_message(QueueUrl=url, VisibilityTimeout=0).get("Messages", [])
+        ]
+
+    s3.put_object(Bucket=name, Key="one")
+    if not soon(lambda: dead() == ["one"]):
+        return False
+    lambda_.remove_permission(FunctionName=failing, StatementId="bucket")
+    s3.put_object(Bucket=name, Key="two")
+    return not soon(lambda: len(dead()) > 1, 1)
+
+
+def s3_notifications__configurations(client: Clients) -> bool:
+    """Two destinations for one event and key, and events that S3 does not know, are refused."""
+    name, _ = notified(client, f"bucket-{uuid.uuid4().hex[:8]}", "s3:ObjectCreated:*")
+    queue = f"arn:aws:sqs:us-east-1:{ACCOUNT}:{name}"
+    topic = client("sns").create_topic(Name=name)["TopicArn"]
+    both = configure(
+        client, name, Queue=(queue, "s3:ObjectCreated:Put"), Topic=(topic, "s3:ObjectCreated:*")
+    )
+    apart = configure(
+        client, name, Queue=(queue, "s3:ObjectCreated:Put"), Topic=(topic, "s3:ObjectRemoved:*")
+    )
+    unknown = configure(client, name, Queue=(queue, "s3:ObjectCreated:Made"))
+    return (
+        "cannot share a common event type" in both
+        and not apart
+        and "The event 's3:ObjectCreated:Made' is not supported" in unknown
+    )
+
+
+def s3_notifications__events(client: Clients) -> bool:
+    """Changed tags and ACLs are events, and each key that DeleteObjects is asked for is one."""
+    s3 = client("s3")
+    asked = ("s3:ObjectTagging:*", "s3:ObjectAcl:Put", "s3:ObjectRemoved:*")
+    name, records = notified(client, f"bucket-{uuid.uuid4().hex[:8]}", *asked)
+    s3.put_object(Bucket=name, Key="here", Body=b"it is")
+    s3.delete_public_access_block(Bucket=name)
+    s3.put_bucket_ownership_controls(
+        Bucket=name, OwnershipControls={"Rules": [{"ObjectOwnership": "ObjectWriter"}]}
+    )
+    s3.put_object_tagging(
+        Bucket=name, Key="here", Tagging={"TagSet": [{"Key": "kind", "Value": "order"}]}
+    )
+    s3.delete_object_tagging(Bucket=name, Key="here")
+    for _ in range(2):  # the second changes nothing
+        s3.put_object_acl(Bucket=name, Key="here", ACL="authenticated-read")
+    s3.delete_objects(
+        Bucket=name, Delete={"Objects": [{"Key": key} for key in ("here", "gone", "never")]}
+    )
+    if not soon(lambda: len(records()) >= 6):
+        return False
+    told = sorted((one["eventName"], one["s3"]["object"]["key"]) for one in records())
+    removed = [one["s3"]["object"] for one in records() if "Removed" in one["eventName"]]
+    return told == [
+        ("ObjectAcl:Put", "here"),
+        ("ObjectRemoved:Delete", "gone"),
+        ("ObjectRemoved:Delete", "here"),
+        ("ObjectRemoved:Delete", "never"),
+        ("ObjectTagging:Delete", "here"),
+        ("ObjectTagging:Put", "here"),
+    ] and all(one.keys() == {"key", "sequencer"} for one in removed)
