@@ -157,7 +157,9 @@ def _answered(answer: Any) -> dict[str, Any] | None:
 
 
 def start(data: dict[str, Any]) -> Any:
-    """StartExecution. Standard: once by a name. Express: as often as asked."""
+    """StartExecution, also for a service or a task; by one name an Express machine starts often."""
+    if refused := refusal("StartExecution", data):
+        return error_response_json(*refused, 400)
     arn = data.get("stateMachineArn", "").partition("#")[0]
     found = stepfunctions._resolve_state_machine_arn(arn)
     if found is None:
