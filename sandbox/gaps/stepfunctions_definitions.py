@@ -162,26 +162,28 @@ def _read(text: str, express: bool) -> None:
     if found:
         said = f"Invalid State Machine Definition: '{', '.join(found)}'"
         raise Refused("InvalidDefinition", said)
-    for location, call in _tasks(text):
-        if not _runs(call):
-            what = f"{'aws-sdk:' if call.kind == 'sdk' else ''}{call.service}:{call.action}"
-            wait = f".{call.wait}" if call.wait else ""
-            said = f"The sandbox cannot run {what}{wait} at {location}; AWS can"
+    for location, resource, call in _tasks(text):
+        if not _runs(resource, call):
+            what = resource.removeprefix("arn:aws:states:::")
+            said = f"The sandbox cannot run {what} at {location}; AWS can"
             raise Refused("InvalidDefinition", said)
 
 
-def _tasks(text: str) -> Iterator[tuple[str, _calls.Call]]:
+def _tasks(text: str) -> Iterator[tuple[str, str, _calls.Call]]:
+    """(location, resource, what it calls) of each Task."""
     for location, _, state in _definitions.states_in(json.loads(text)):
         if state["Type"] == "Task" and (call := _calls.call(state["Resource"])):
-            yield location, call
+            yield location, state["Resource"], call
 
 
-def _runs(call: _calls.Call) -> bool:
-    """Whether something here performs a call."""
+def _runs(resource: str, call: _calls.Call) -> bool:
+    """Whether something here performs a call; MiniStack's ECS waits for Docker."""
+    if call.kind in ("optimized", "sdk") and not resource.startswith("arn:aws:states:::"):
+        return False
     if call.kind == "sdk":
         return call.service.lower() in stepfunctions._AWS_SDK_SERVICE_MAP
     known = {name.rpartition(":::")[2] for name in stepfunctions._SERVICE_DISPATCH}
-    known |= {"lambda:invoke", "states:startExecution"}
+    known = known - {"ecs:runTask"} | {"lambda:invoke", "states:startExecution"}
     return call.kind != "optimized" or f"{call.service}:{call.action}" in known
 
 
@@ -245,7 +247,7 @@ def _logs(configuration: dict[str, Any], assumed: _Assumed) -> None:
 def _rules(text: str, assumed: _Assumed) -> None:
     """The rules that Step Functions makes with the role, to hear of jobs' ends."""
     actions = [f"events:{action}" for action in ("PutTargets", "PutRule", "DescribeRule")]
-    for _, call in _tasks(text):
+    for _, _, call in _tasks(text):
         if call.wait.startswith("sync") and call.service in RULES:
             rule = f"arn:aws:events:{get_region()}:{get_account_id()}:rule/{RULES[call.service]}"
             if not assumed.may(actions, rule):
