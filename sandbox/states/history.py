@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .faults import text
+from .task import StatesError
 
+MOST = 25_000  # events of an execution, with the one that ends it (developer guide, quotas)
 _WITHOUT_DETAILS = {"LambdaFunctionStarted", "ParallelStateStarted"}
 
 
@@ -28,10 +30,15 @@ class History:
         """Add an event that follows another; its id."""
         with self._lock:
             self._check()
+            if len(self._events) >= MOST - 1:
+                raise StatesError(
+                    "States.Runtime",
+                    f"The execution reached the maximum number of history events ({MOST}).",
+                )
             return self.close(kind, details, previous)
 
     def close(self, kind: str, details: dict[str, Any] | None, previous: int) -> int:
-        """The same at the end, when others are refused."""
+        """Add the last event, when no other is taken any more."""
         event = {
             "id": len(self._events) + 1,
             "previousEventId": previous,

@@ -556,6 +556,8 @@ class Together:
                 work()
             except times.Over:
                 pass
+            except StatesError as error:
+                self._fail(error, None, -1)
             except Exception as problem:  # of the interpreter itself
                 self._fail(StatesError("States.Runtime", repr(problem)), None, -1)
 

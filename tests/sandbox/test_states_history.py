@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from sandbox.states import times
+from sandbox.states import history, times
 from sandbox.states.history import History, Trail, assigned, failure
+from sandbox.states.task import StatesError
 
 
 def began() -> tuple[list[dict[str, Any]], times.Life, Trail]:
@@ -70,6 +71,19 @@ def test_nothing_is_told_after_the_end() -> None:
     with pytest.raises(times.Over):
         trail.tell("TaskStarted", {})
     assert len(events) == 1
+
+
+def test_a_history_has_room_for_its_end_only() -> None:
+    events, _, trail = began()
+    events *= history.MOST - 2
+    assert trail.tell("TaskStarted", {}) == history.MOST - 1
+    with pytest.raises(StatesError) as raised:
+        trail.tell("TaskStarted", {})
+    assert (raised.value.error, raised.value.cause) == (
+        "States.Runtime",
+        "The execution reached the maximum number of history events (25000).",
+    )
+    assert trail.history.close("ExecutionFailed", {}, 0) == 25_000
 
 
 def test_what_is_not_known_of_a_failure_is_not_told() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.states import times
+from sandbox.states import history, times
 from sandbox.states.history import History, Trail
 from sandbox.states.interpreter import Branch, Execution
 from sandbox.states.scope import Scope
@@ -57,7 +57,10 @@ def run(
     names, ran = list(states), Ran(events=[{"id": 1, "type": "ExecutionStarted"}])
     for name, following in zip(names, [*names[1:], None], strict=True):
         state = states[name]
-        if state["Type"] not in {"Choice", "Fail", "Succeed"} and "End" not in state:
+        if (
+            state["Type"] not in {"Choice", "Fail", "Succeed"}
+            and not {"Next", "End"} & state.keys()
+        ):
             state.setdefault(*(("Next", following) if following else ("End", True)))
     definition = {"StartAt": names[0], "States": states, **machine}
     given, life = {} if given is None else given, times.Life()
@@ -816,3 +819,11 @@ def test_maps_within_maps() -> None:
     inner = over({"Type": "Pass", "Assign": {"sum.$": "States.MathAdd($, $outer)"}})
     seed = {"Type": "Pass", "Assign": {"outer": 1}}
     assert run({"A": seed, "M": over(inner)}, [[1, 2], [3]]).output == [[1, 2], [3]]
+
+
+def test_a_loop_ends_when_its_history_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MOST", 100)
+    ran = run({"A": {"Type": "Pass", "Next": "B"}, "B": {"Type": "Pass", "Next": "A"}})
+    assert ran.error == "States.Runtime" and len(ran.events) == 99
+    each = over({"Type": "Pass"}, Next="M")
+    assert run({"M": each}, [1, 2, 3]).error == "States.Runtime"
