@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -401,3 +402,117 @@ def s3_notifications__events(client: Clients) -> bool:
         ("ObjectTagging:Delete", "here"),
         ("ObjectTagging:Put", "here"),
     ] and all(one.keys() == {"key", "sequencer"} for one in removed)
+
+
+def eventbridge_refusals__entries(client: Clients) -> bool:
+    """Entries fail one by one, a request that is too large as a whole; the Time is kept."""
+    bench = Bench(client)
+    url, arn = bench.queue("orders")
+    bench.admit(url, arn, bench.rule)
+    bench.target(arn)
+    good = {"Source": bench.name, "DetailType": "Test", "Detail": '{"good": true}'}
+    moment = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
+    entries = [
+        {name: value for name, value in good.items() if name != "Source"},
+        {name: value for name, value in good.items() if name != "DetailType"},
+        {name: value for name, value in good.items() if name != "Detail"},
+        good | {"Detail": '"text"'},
+        good | {"Time": moment},
+    ]
+    answer = bench.events.put_events(Entries=entries)
+    codes = [one.get("ErrorCode") for one in answer["Entries"]]
+    if codes != [*["InvalidArgument"] * 3, "MalformedDetail", None]:
+        return False
+    large = [good | {"Detail": json.dumps({"x": "x" * 600_000})}] * 2
+    told = [json.loads(one["Body"]) for one in bench.received(url)]
+    return (
+        answer["FailedEntryCount"] == 4
+        and [one["time"] for one in told] == ["2020-01-02T03:04:05Z"]
+        and refusal(bench.events.put_events, Entries=large)
+        == "ValidationException: Total size of the entries in the request is over the limit."
+    )
+
+
+def eventbridge_refusals__rules(client: Clients) -> bool:
+    """Schedules, buses, names and targets of a rule are checked."""
+    bench, events = Bench(client), client("events")
+    name = bench.name
+    events.create_event_bus(Name=name)
+    every = "rate(1 minute)"
+    _, arn = bench.queue("orders")
+    targets = [{"Id": str(n), "Arn": arn} for n in range(6)]
+    events.put_targets(Rule=name, Targets=targets[:5])
+    found = [
+        refusal(events.put_rule, Name=name, ScheduleExpression="rate(0 minutes)"),
+        refusal(events.put_rule, Name=name, ScheduleExpression="cron(71 8 1 * ? *)"),
+        refusal(events.put_rule, Name=name, EventBusName=name, ScheduleExpression=every),
+        refusal(events.put_rule, Name="a b", ScheduleExpression=every),
+        refusal(events.put_targets, Rule=name, Targets=targets[5:]),
+        refusal(events.delete_rule, Name=name),
+        refusal(events.enable_rule, Name=f"{name}-gone"),
+    ]
+    return found == [
+        "ValidationException: Parameter ScheduleExpression is not valid.",
+        "ValidationException: Parameter ScheduleExpression is not valid.",
+        "ValidationException: ScheduleExpression is supported only on the default event bus.",
+        "ValidationException: 1 validation error detected: Value 'a b' at 'name' failed to satisfy"
+        " constraint: Member must satisfy regular expression pattern: [\\.\\-_A-Za-z0-9]+",
+        "LimitExceededException: The requested resource exceeds the maximum number allowed.",
+        "ValidationException: Rule can't be deleted since it has targets.",
+        f"ResourceNotFoundException: Rule {name}-gone does not exist on EventBus default.",
+    ]
+
+
+def eventbridge_refusals__targets(client: Clients) -> bool:
+    """Inputs, roles and dead-letter queues of targets, and those that nothing is delivered to."""
+    bench = Bench(client)
+    _, arn = bench.queue("orders")
+    cluster = f"arn:aws:ecs:us-east-1:{ACCOUNT}:cluster/orders"
+    passing, closed = role(client, EVENTS), role(client, "lambda.amazonaws.com")
+
+    def put(**target: Any) -> str:
+        targets = [{"Id": "one", "Arn": arn, **target}]
+        return refusal(bench.events.put_targets, Rule=bench.name, Targets=targets)
+
+    return (
+        "Only one of Input" in put(Input="{}", InputPath="$")
+        and "invalid placeholder id" in put(InputTransformer={"InputTemplate": '"<id>"'})
+        and "cannot be assumed by principal" in put(RoleArn=arn_of(closed))
+        and "RoleArn is required" in put(Arn=cluster)
+        and "SQS FIFO" in put(DeadLetterConfig={"Arn": f"{arn}.fifo"})
+        and "delivers no events to targets of ecs" in put(Arn=cluster, RoleArn=arn_of(passing))
+        and not put()
+    )
+
+
+def eventbridge_refusals__templates(client: Clients) -> bool:
+    """What the API refuses of a rule fails a stack too."""
+    arn = f"arn:aws:sqs:us-east-1:{ACCOUNT}:orders"
+    pattern = {"source": ["shop"]}
+    bad = [
+        {"ScheduleExpression": "rate(1 minutes)"},
+        {"EventPattern": {"source": "shop"}},
+        {"EventPattern": pattern, "EventBusName": f"bus-{uuid.uuid4().hex[:8]}"},
+        {"EventPattern": pattern, "Targets": [{"Id": "a b", "Arn": arn}]},
+        {"EventPattern": pattern, "Targets": [{"Id": str(n), "Arn": arn} for n in range(6)]},
+    ]
+    resources = [{"Type": "AWS::Events::Rule", "Properties": one} for one in bad]
+    return all(fails(client, one) for one in resources)
+
+
+def fails(client: Clients, resource: dict[str, Any]) -> str:
+    """Why a stack of one resource fails; "" if it does not."""
+    cloudformation, name = client("cloudformation"), f"gap-{uuid.uuid4().hex[:8]}"
+    cloudformation.create_stack(
+        StackName=name, TemplateBody=json.dumps({"Resources": {"Only": resource}})
+    )
+
+    def status() -> str:
+        return cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
+
+    assert soon(lambda: not status().endswith("_IN_PROGRESS"))
+    events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
+    return next(
+        (one["ResourceStatusReason"] for one in events if one["ResourceStatus"] == "CREATE_FAILED"),
+        "",
+    )
