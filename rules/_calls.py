@@ -68,6 +68,10 @@ PARAMETERS = {
     ),
     "states:startExecution": ("Input", "Name", "StateMachineArn", "TraceHeader"),
 }
+NOT_RECOGNIZED = (
+    "The resource provided {} is not recognized. The value is not a valid resource ARN, or the"
+    " resource is not available in this region."
+)
 
 
 class Call(NamedTuple):
@@ -81,13 +85,6 @@ class Call(NamedTuple):
     service: str = ""
     action: str = ""
     wait: str = ""
-
-
-class Fault(NamedTuple):
-    """What is wrong with a call; refused: Step Functions does not make such a machine."""
-
-    message: str
-    refused: bool = True
 
 
 def call(resource: str) -> Call | None:
@@ -109,24 +106,15 @@ def call(resource: str) -> Call | None:
     return Call("")
 
 
-def fault(resource: str, found: Call, models: bool) -> Fault | None:
-    """Why there is no such call, or None; models: whether to ask botocore for the SDK's."""
-    unknown = Fault(
-        f"The resource provided {resource} is not recognized. The value is not a valid resource"
-        " ARN, or the resource is not available in this region."
-    )
-    if not found.kind:
-        return unknown
+def exists(found: Call, models: bool) -> bool:
+    """Whether there is such a call, as far as is known; models: botocore is asked for the SDK's."""
     if found.kind == "optimized" and found.service in OPTIMIZED:
         waits = OPTIMIZED[found.service].get(found.action)
-        return unknown if waits is None or found.wait not in ("", *waits) else None
+        return waits is not None and found.wait in ("", *waits)
     if found.kind == "sdk":
         known = actions(found.service) if models else None
-        if found.wait not in ("", *CALLBACK) or (
-            known is not None and found.action.lower() not in known
-        ):
-            return unknown
-    return None
+        return found.wait in ("", *CALLBACK) and (known is None or found.action.lower() in known)
+    return bool(found.kind)
 
 
 def misnamed(found: Call, arguments: dict[str, Any], models: bool) -> list[str]:

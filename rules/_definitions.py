@@ -462,8 +462,8 @@ def _task(state: dict[str, Any], where: str, scope: Scope, jsonata: bool) -> Ite
         message = f"Express state machine does not support {lacks}"
         yield Problem(SCHEMA, message, f"{where}/Resource")
         return
-    if fault := _calls.fault(resource, call, scope.models):
-        yield Problem(SCHEMA, fault.message, f"{where}/Resource", fault.refused)
+    if not _calls.exists(call, scope.models):
+        yield Problem(SCHEMA, _calls.NOT_RECOGNIZED.format(resource), f"{where}/Resource")
         return
     field = "Arguments" if jsonata else "Parameters"
     arguments = state.get(field)

@@ -267,6 +267,27 @@ def test_a_finding_a_stale_acknowledgement_a_warning_and_a_foreign_import_are_se
         laws.test_no_acknowledgement_is_stale("sqs_lambda_dlq")
 
 
+def test_what_cfn_lint_mistakes_is_passed_over_and_no_more() -> None:
+    """Parameters of a Parallel; seconds that JSONata computes."""
+    branch = of_one_state(Type="Pass", End=True)
+    parallel = {"Type": "Parallel", "Branches": [branch], "Parameters": {"a": 1}, "End": True}
+    task = WAITS | {"TimeoutSeconds": "{% $states.input.patience %}"}
+    task = task | {"Arguments": task["Parameters"]}
+    del task["Parameters"]
+    whole = synthesized("sqs_lambda_dlq")
+    for definition in (
+        of_one_state(**parallel),
+        {"QueryLanguage": "JSONata"} | of_one_state(**task),
+    ):
+        template = copy.deepcopy(whole.template)
+        add("Machine", MACHINE, Definition=definition)(template)
+        laws.test_state_machines_fit_cfn_lints_schema(replace(whole, template=template))
+        definition["States"]["Only"]["Seconds"] = 5
+        add("Machine", MACHINE, Definition=definition)(template)
+        with pytest.raises(AssertionError):
+            laws.test_state_machines_fit_cfn_lints_schema(replace(whole, template=template))
+
+
 def test_a_name_of_its_own_is_common_to_two_copies() -> None:
     def named(value: Any) -> dict[str, Any]:
         queue = {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": value}}

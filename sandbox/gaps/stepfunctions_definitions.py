@@ -159,6 +159,7 @@ def _named(name: Any) -> Any:
 def _read(text: str, express: bool) -> None:
     """What Step Functions refuses, and what is beyond the sandbox."""
     found = [str(one) for one in _definitions.read(text, express, models=True) if one.refused]
+    found = found or list(_unsubstituted(text))
     if found:
         said = f"Invalid State Machine Definition: '{', '.join(found)}'"
         raise Refused("InvalidDefinition", said)
@@ -167,6 +168,14 @@ def _read(text: str, express: bool) -> None:
             what = resource.removeprefix("arn:aws:states:::")
             said = f"The sandbox cannot run {what} at {location}; AWS can"
             raise Refused("InvalidDefinition", said)
+
+
+def _unsubstituted(text: str) -> Iterator[str]:
+    """Resources that are still a placeholder: in a template they may become something, here not."""
+    for location, _, state in _definitions.states_in(json.loads(text)):
+        if state["Type"] == "Task" and _calls.call(state["Resource"]) is None:
+            message = _calls.NOT_RECOGNIZED.format(state["Resource"])
+            yield str(_definitions.Problem(_definitions.SCHEMA, message, f"{location}/Resource"))
 
 
 def _tasks(text: str) -> Iterator[tuple[str, str, _calls.Call]]:

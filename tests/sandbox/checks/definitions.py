@@ -73,8 +73,13 @@ def stepfunctions_definitions__refused(client: Clients) -> bool:
         name=f"machine-{uuid.uuid4().hex[:8]}", definition=json.dumps(PASS), roleArn=role
     )["stateMachineArn"]
     sent = {"stateMachineArn": arn, "definition": json.dumps(NOWHERE)}
-    return refused(sfn.update_state_machine, **sent) == expected and SAID in stack(
-        client, RoleArn=role, Definition=NOWHERE
+    task = {"Type": "Task", "Resource": "${Charge}", "End": True}
+    forgotten = {"StartAt": "Charge", "States": {"Charge": task}}
+    return (
+        refused(sfn.update_state_machine, **sent) == expected
+        and SAID in stack(client, RoleArn=role, Definition=NOWHERE)
+        and "The resource provided ${Charge} is not recognized"
+        in stack(client, RoleArn=role, DefinitionString=json.dumps(forgotten))
     )
 
 
