@@ -156,7 +156,7 @@ def _of_body(body: str, path: str) -> str | None:
         parsed = json.loads(body)
     except ValueError:
         if body.lstrip().startswith("{"):
-            raise InvalidBody from None
+            raise InvalidBody("Invalid JSON in request body") from None
         parsed = body
     if not path:
         return body

@@ -209,7 +209,7 @@ def parsed(body: str) -> Any:
         return json.loads(body)
     except ValueError:
         if body.lstrip()[:1] in "{[":
-            raise InvalidBody from None
+            raise InvalidBody("Could not parse request body into json.") from None
         return body
 
 

@@ -2,19 +2,22 @@
 
 Seen in MiniStack 1.5.33: only SQS is called, by a form alone and whatever the role is; other
 services get a 504, a Lambda function gets an event instead of what the template makes of the
-request, templates know a part of Velocity, and an empty body is empty. Here the request is mapped,
-signed as the role and sent; what the service answers, errors too, goes through the integration's
-responses. An integration that cannot run is refused when it is made, in the words of AWS or in one
-line that names the sandbox.
+request, HTTP is HTTP_PROXY, MOCK answers with a template as it is written, templates know a part
+of Velocity, an empty body is empty, and an OpenAPI document's integrations lose all but their URI.
+Here the request is mapped, signed as the role and sent; what the service answers, errors too, goes
+through the integration's responses. An integration that cannot run is refused when it is made, in
+the words of AWS or in one line that names the sandbox.
 """
 
 import asyncio
 import contextvars
 import json
 import os
+import re
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -33,38 +36,82 @@ PATCHES = (
     *roles.NEEDS,
     "services.apigateway_v1._build_lambda_event_v1",
     "services.apigateway_v1._check_passthrough_behavior",
+    "services.apigateway_v1._check_request_validation",
     "services.apigateway_v1._gw_error",
+    "services.apigateway_v1._import_operation",
+    "services.apigateway_v1._invoke_http_proxy_v1",
     "services.apigateway_v1._invoke_lambda_custom_v1",
+    "services.apigateway_v1._invoke_mock_v1",
     "services.apigateway_v1._invoke_sqs_v1",
     "services.apigateway_v1._media_type_matches",
     "services.apigateway_v1._put_integration",
+    "services.apigateway_v1._put_integration_response",
     "services.apigateway_v1._v1_error",
     "services.cloudformation.provisioners._RESOURCE_HANDLERS",
 )
 
+MAPPED = ("AWS", "HTTP", "MOCK")  # the types whose requests and responses are mapped
 PRINCIPAL, SESSION = "apigateway.amazonaws.com", "BackplaneAssumeRoleSession"
 # A pool of its own: the server's would wait for itself.
 calls = ThreadPoolExecutor(64, thread_name_prefix="api-calls")
+_exchange: contextvars.ContextVar["_Exchange"] = contextvars.ContextVar("gap_apigateway_services")
 
 
 def close() -> None:
     """Call services our way, and refuse what cannot be called."""
     apigateway_v1._invoke_sqs_v1 = apigateway_v1._invoke_lambda_custom_v1 = invoke
+    apigateway_v1._invoke_mock_v1 = lambda _integration: _exchange.get().mock()
     passes, put = apigateway_v1._check_passthrough_behavior, apigateway_v1._put_integration
+    validate, proxy = apigateway_v1._check_request_validation, apigateway_v1._invoke_http_proxy_v1
+    import_operation = apigateway_v1._import_operation
 
-    def passes_unless_service(integration: dict[str, Any], headers: dict[str, Any]) -> Any:
-        # invoke() decides it for services.
-        return None if integration.get("type") == "AWS" else passes(integration, headers)
+    def passes_unless_mapped(integration: dict[str, Any], headers: dict[str, Any]) -> Any:
+        # An exchange decides it for what is mapped.
+        return None if integration.get("type") in MAPPED else passes(integration, headers)
 
     def put_if_runs(api: str, resource: str, method: str, data: dict[str, Any]) -> Any:
-        refused = _problem(data.get("type"), data.get("uri"), data.get("credentials"))
-        if refused:
+        refused = _problem(*(data.get(name) for name in ("type", "uri", "credentials")))
+        if refused or (refused := _no_link(data.get("connectionType"))):
             return apigateway_v1._v1_error("BadRequestException", refused, 400)
         return put(api, resource, method, data)
 
-    apigateway_v1._check_passthrough_behavior = passes_unless_service
+    def validate_and_remember(method: dict[str, Any], api: str, about: dict, *sent: Any) -> Any:
+        # The calls for MOCK and HTTP are told less than what maps them needs.
+        integration = method["methodIntegration"]
+        if integration.get("type") in {"MOCK", "HTTP"}:
+            path, (headers, body, query) = about["resource_path"], sent
+            known = (api, about["stage_name"], about["stage"], {"path": path, "id": ""}, path)
+            request = (method["httpMethod"], headers, body, query, about["path_params"])
+            _exchange.set(_Exchange.of(integration, (*known, *request), {}))
+        return validate(method, api, about, *sent)
+
+    async def http(integration: dict[str, Any], *arguments: Any, **named: Any) -> Any:
+        if integration.get("type") != "HTTP":
+            return await proxy(integration, *arguments, **named)
+        return await _in_thread(_exchange.get().http)
+
+    def import_all(
+        api: str, resource: str, method: str, operation: dict[str, Any], *more: Any, **named: Any
+    ) -> None:
+        import_operation(api, resource, method, operation, *more, **named)
+        if imported := operation.get("x-amazon-apigateway-integration"):
+            _import(api, resource, method, imported)
+
+    apigateway_v1._check_passthrough_behavior = passes_unless_mapped
+    apigateway_v1._check_request_validation = validate_and_remember
+    apigateway_v1._import_operation = import_all
+    apigateway_v1._invoke_http_proxy_v1 = http
     apigateway_v1._put_integration = put_if_runs
     handlers = provisioners._RESOURCE_HANDLERS["AWS::ApiGateway::Method"]
+    apis = provisioners._RESOURCE_HANDLERS["AWS::ApiGateway::RestApi"]
+    make = apis["create"]
+
+    def make_if_known(logical_id: str, properties: dict[str, Any], stack: str) -> Any:
+        if properties.get("BodyS3Location"):
+            raise ValueError("The sandbox cannot make an API's methods from its BodyS3Location")
+        return make(logical_id, properties, stack)
+
+    apis["create"] = make_if_known
     handlers["create"] = _checked(handlers["create"], 1)
     handlers["update"] = _checked(handlers["update"], 2)
 
@@ -72,7 +119,8 @@ def close() -> None:
 def _checked(handler: Any, properties_at: int) -> Any:
     def checked(*arguments: Any, **named: Any) -> Any:
         made = arguments[properties_at].get("Integration") or {}
-        if refused := _problem(made.get("Type"), made.get("Uri"), made.get("Credentials")):
+        refused = _problem(*(made.get(name) for name in ("Type", "Uri", "Credentials")))
+        if refused or (refused := _no_link(made.get("ConnectionType"))):
             raise ValueError(refused)
         return handler(*arguments, **named)
 
@@ -83,43 +131,89 @@ def _problem(kind: Any, uri: Any, credentials: Any) -> str:
     return api_calls.problem(str(kind), uri or "", credentials or "")
 
 
+def _no_link(connection: Any) -> str:
+    cannot = "The sandbox cannot run an integration through a VPC link"
+    return cannot if connection == "VPC_LINK" else ""
+
+
+def _import(api: str, resource: str, method: str, imported: dict[str, Any]) -> None:
+    """Put all of an integration in an OpenAPI document; ValueError if it is refused."""
+    data = {**imported, "type": str(imported.get("type")).upper()}
+    data["passthroughBehavior"] = (data.get("passthroughBehavior") or "WHEN_NO_MATCH").upper()
+    responses = data.pop("responses", {})
+    status, _, answer = apigateway_v1._put_integration(api, resource, method, data)
+    if status >= 400:
+        raise ValueError(json.loads(answer)["message"])
+    for pattern, response in responses.items():
+        selection = "" if pattern == "default" else pattern
+        apigateway_v1._put_integration_response(
+            api,
+            resource,
+            method,
+            str(response["statusCode"]),
+            {**response, "selectionPattern": selection},
+        )
+
+
 async def invoke(integration: dict[str, Any], *arguments: Any, **about: Any) -> Any:
     """Answer a request by what a service answers: (status, headers, body) or a gateway error."""
-    _, _, stage, _, _, method, _, body, query, path = arguments
-    known = {name: about.get(name) for name in ("authorizer_context", "caller_identity")}
-    event = apigateway_v1._build_lambda_event_v1(*arguments, **known)
-    text = body.decode(errors="replace")
-    request = api_calls.Request(method, path or {}, query or {}, event["headers"], text)
-    binary = about.get("binary_media_types") or []
-    exchange = _Exchange(
-        integration, request, event["requestContext"], stage.get("variables") or {}, binary
-    )
-    context = contextvars.copy_context()
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(calls, context.run, exchange.answer, body)
+    return await _in_thread(_Exchange.of(integration, arguments, about).aws)
 
 
+async def _in_thread(work: Callable[[], Any]) -> Any:
+    context, loop = contextvars.copy_context(), asyncio.get_running_loop()
+    return await loop.run_in_executor(calls, context.run, work)
+
+
+@dataclass
 class _Exchange:
-    """One request to an API and the integration that answers it."""
+    """One request to an API and the integration that answers it.
 
-    def __init__(
-        self,
-        integration: dict[str, Any],
-        request: api_calls.Request,
-        context: dict[str, Any],
-        stage_variables: dict[str, str],
-        binary: list[str],
-    ) -> None:
-        self.integration, self.request, self.binary = integration, request, binary
-        self.stage_variables = stage_variables
-        self.context = mapping_templates.velocity(context)
-        self.context["requestOverride"] = mapping_templates.velocity(
-            {"header": {}, "querystring": {}, "path": {}}
+    context: the variables of $context. binary: the media types that are no text.
+    """
+
+    integration: dict[str, Any]
+    request: api_calls.Request
+    body: bytes
+    context: Any
+    stage_variables: dict[str, str]
+    binary: list[str]
+
+    @classmethod
+    def of(
+        cls, integration: dict[str, Any], arguments: tuple[Any, ...], about: dict[str, Any]
+    ) -> "_Exchange":
+        """That of a request as MiniStack tells it to what answers it."""
+        _, _, stage, _, _, method, _, body, query, path = arguments
+        known = {name: about.get(name) for name in ("authorizer_context", "caller_identity")}
+        event = apigateway_v1._build_lambda_event_v1(*arguments, **known)
+        text = body.decode(errors="replace")
+        overrides = {
+            "requestOverride": {"header": {}, "querystring": {}, "path": {}},
+            "responseOverride": {"header": {}},
+        }
+        return cls(
+            integration,
+            api_calls.Request(method, path or {}, query or {}, event["headers"], text),
+            body,
+            mapping_templates.velocity(event["requestContext"] | overrides),
+            stage.get("variables") or {},
+            about.get("binary_media_types") or [],
         )
-        self.context["responseOverride"] = mapping_templates.velocity({"header": {}})
 
-    def answer(self, body: bytes) -> Any:
+    def aws(self) -> Any:
         """Map the request, call the service, map what it answers."""
+        return self._answer(self._call)
+
+    def http(self) -> Any:
+        """The same with an address of HTTP."""
+        return self._answer(self._call_http)
+
+    def mock(self) -> Any:
+        """The response for the status that the request's template says."""
+        return self._answer(self._mocked)
+
+    def _answer(self, call: Callable[[api_calls.Mapped, bytes], Any]) -> Any:
         try:
             parameters = api_calls.mapped(
                 self.integration.get("requestParameters") or {},
@@ -127,13 +221,9 @@ class _Exchange:
                 self.context,
                 self.stage_variables,
             )
-            payload = self._payload(body)
-        except api_calls.InvalidBody:
-            return apigateway_v1._gw_error("BAD_REQUEST_BODY", "Invalid JSON in request body")
-        except mapping_templates.InvalidBody:
-            return apigateway_v1._gw_error(
-                "BAD_REQUEST_BODY", "Could not parse request body into json."
-            )
+            payload = self._payload(self.body)
+        except (api_calls.InvalidBody, mapping_templates.InvalidBody) as error:
+            return apigateway_v1._gw_error("BAD_REQUEST_BODY", str(error))
         except mapping_templates.operators.TemplateError:
             return _misconfigured()
         if payload is None:
@@ -142,7 +232,12 @@ class _Exchange:
         parameters.header |= {name: str(value) for name, value in override["header"].items()}
         parameters.querystring |= override["querystring"]
         parameters.path |= override["path"]
-        return self._call(parameters, payload)
+        try:
+            return call(parameters, payload)
+        except urllib3.exceptions.TimeoutError:
+            return apigateway_v1._gw_error("INTEGRATION_TIMEOUT", "Endpoint request timed out")
+        except urllib3.exceptions.HTTPError:
+            return apigateway_v1._gw_error("INTEGRATION_FAILURE", "Internal server error")
 
     def _payload(self, body: bytes) -> bytes | None:
         """What is sent: the template's text, or the body as it came, or None if neither may be."""
@@ -159,14 +254,10 @@ class _Exchange:
         return body
 
     def _call(self, parameters: api_calls.Mapped, payload: bytes) -> Any:
-        uri = self._with_stage(self.integration["uri"])
-        target = api_calls.target(uri)
+        target = api_calls.target(self._with_stage(self.integration["uri"]))
         role = self._with_stage(self.integration.get("credentials") or "")
-        method = self.integration.get("httpMethod") or "POST"
         if target is None:
             return _misconfigured()
-        if method == "ANY":
-            method = self.request.method
         try:
             signer = (
                 roles.credentials(role, PRINCIPAL, SESSION)
@@ -175,30 +266,48 @@ class _Exchange:
             )
         except roles.Denied:
             return _misconfigured()
-        sent = api_calls.call(target, method, parameters, "")
-        seconds = int(self.integration.get("timeoutInMillis") or 29_000) / 1000
-        try:
-            status, headers, answer = send(target, sent, payload, signer, seconds)
-        except urllib3.exceptions.TimeoutError:
-            return apigateway_v1._gw_error("INTEGRATION_TIMEOUT", "Endpoint request timed out")
-        except urllib3.exceptions.HTTPError:
-            return apigateway_v1._gw_error("INTEGRATION_FAILURE", "Internal server error")
+        sent = api_calls.call(target, self._method(), parameters, "")
+        status, headers, answer = send(target, sent, payload, signer, self._seconds())
         if target.function and status >= 400:
             return apigateway_v1._gw_error("INTEGRATION_FAILURE", "Internal server error")
-        return self._respond(target, sent, status, headers, answer)
-
-    def _respond(
-        self,
-        target: api_calls.Target,
-        sent: api_calls.Request,
-        status: int,
-        headers: Mapping[str, str],
-        answer: bytes,
-    ) -> Any:
         text = api_calls.in_json(target, sent, answer.decode(errors="replace"))
-        told = str(status)
-        if target.function and "x-amz-function-error" in headers:
-            told = _error_message(text) or told
+        failed = target.function and "x-amz-function-error" in headers
+        told = (_error_message(text) if failed else "") or str(status)
+        return self._respond(told, headers, text, answer)
+
+    def _call_http(self, parameters: api_calls.Mapped, payload: bytes) -> Any:
+        uri = self._with_stage(self.integration["uri"])
+        for name, value in parameters.path.items():
+            uri = uri.replace("{" + name + "}", urllib.parse.quote(value))
+        if parameters.querystring:
+            uri += ("&" if "?" in uri else "?") + urllib.parse.urlencode(
+                parameters.querystring, doseq=True
+            )
+        answer = _outside().request(
+            self._method(),
+            uri,
+            body=payload,
+            headers={"Content-Type": "application/json", **parameters.header},
+            timeout=self._seconds(),
+        )
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        text = answer.data.decode(errors="replace")
+        return self._respond(str(answer.status), headers, text, answer.data)
+
+    def _mocked(self, _parameters: api_calls.Mapped, payload: bytes) -> Any:
+        # AWS takes it without quotes too, as the CDK's preflights have it.
+        status = re.search(r"""["']?statusCode["']?\s*:\s*["']?(\d{3})""", payload.decode())
+        return self._respond(status[1], {}, "", b"") if status else _misconfigured()
+
+    def _method(self) -> str:
+        method = self.integration.get("httpMethod") or "POST"
+        return self.request.method if method == "ANY" else method
+
+    def _seconds(self) -> float:
+        return int(self.integration.get("timeoutInMillis") or 29_000) / 1000
+
+    def _respond(self, told: str, headers: Mapping[str, str], text: str, answer: bytes) -> Any:
+        """The response that `told`, a status or a function's error, selects."""
         response = api_calls.selected(self.integration.get("integrationResponses") or {}, told)
         if response is None:
             return _misconfigured()
@@ -265,6 +374,11 @@ def _error_message(answer: str) -> str:
         return str(json.loads(answer).get("errorMessage") or "")
     except (ValueError, AttributeError):
         return ""
+
+
+@cache
+def _outside() -> urllib3.PoolManager:
+    return urllib3.PoolManager(retries=False)
 
 
 @cache

@@ -114,3 +114,58 @@ def test_broken_json_is_no_body() -> None:
         [None, {}],
         ["{no", {}],
     ]
+
+
+def cdk_templates() -> dict[str, Any]:
+    """The integration that the CDK makes for an Express workflow, with all it can pass on."""
+    from aws_cdk import App, Stack
+    from aws_cdk import aws_apigateway as apigateway
+    from aws_cdk import aws_stepfunctions as sfn
+    from aws_cdk.assertions import Template
+
+    stack = Stack(App(), "S")
+    passes = sfn.DefinitionBody.from_chainable(sfn.Pass(stack, "Pass"))
+    express = sfn.StateMachineType.EXPRESS
+    machine = sfn.StateMachine(stack, "Machine", definition_body=passes, state_machine_type=express)
+    api = apigateway.RestApi(stack, "Api")
+    api.root.add_method(
+        "POST",
+        apigateway.StepFunctionsIntegration.start_execution(
+            machine,
+            headers=True,
+            request_context=apigateway.RequestContext(http_method=True, stage=True),
+        ),
+    )
+    (method,) = Template.from_stack(stack).find_resources("AWS::ApiGateway::Method").values()
+    return method["Properties"]["Integration"]
+
+
+def test_the_cdks_own_templates_come_to_json() -> None:
+    integration = cdk_templates()
+    template = integration["RequestTemplates"]["application/json"]
+    parts = template["Fn::Join"][1]
+    start = "".join(part if isinstance(part, str) else "arn:machine" for part in parts)
+    responses = {one["StatusCode"]: one for one in integration["IntegrationResponses"]}
+    told = responses["200"]["ResponseTemplates"]["application/json"]
+    context = {"httpMethod": "POST", "stage": "prod", "responseOverride": {"header": {}}}
+    failed = '{"status": "FAILED", "error": "Out", "cause": "of stock"}'
+    made = render(
+        (start, '{"text": "it\'s \\"so\\""}', context),
+        (told, '{"status": "SUCCEEDED", "output": "{\\"a\\":1}"}', context),
+        (told, failed, context),
+        (told, '{"status": "TIMED_OUT"}', context),
+    )
+    (sent, _), (passed, _), (broke, overridden), (late, _) = made
+    given = json.loads(sent)
+    assert given["stateMachineArn"] == "arn:machine"
+    assert json.loads(given["input"]) == {
+        "body": {"text": 'it\'s "so"'},
+        "header": {"x-one": "1"},
+        "path": {"id": "7"},
+        "querystring": {"id": "8", "q": "a b"},
+        "requestContext": {"httpMethod": "POST", "stage": "prod"},
+    }
+    assert json.loads(passed) == {"a": 1}
+    assert json.loads(broke) == {"error": "Out", "cause": "of stock"}
+    assert overridden["responseOverride"]["status"] == 500
+    assert late.strip() == ""

@@ -9,7 +9,7 @@ import urllib.request
 import uuid
 from typing import Any
 
-from tests.sandbox.cloud import Clients, allow, deploy, role, soon
+from tests.sandbox.cloud import Clients, allow, deploy, function, role, soon
 
 
 def ask(
@@ -338,6 +338,90 @@ def apigateway_services__unmapped(client: Clients) -> bool:
     return found == [415, 415, 200, 200, 500]
 
 
+FUNCTION = """
+def handler(event, context):
+    if event["id"] == "bad":
+        raise ValueError("no such id")
+    return {"statusCode": 500, "got": event}
+"""
+
+
+def apigateway_services__function(client: Clients) -> bool:
+    """A function gets what the template makes, and its error's message selects the response."""
+    arn = function(client, FUNCTION)
+    integration = {
+        "Type": "AWS",
+        "IntegrationHttpMethod": "POST",
+        "Uri": f"arn:aws:apigateway:us-east-1:lambda:path/2015-03-31/functions/{arn}/invocations",
+        "RequestTemplates": {"application/json": "{\"id\": $input.json('$.order')}"},
+        "IntegrationResponses": [
+            {
+                "StatusCode": "200",
+                "ResponseTemplates": {"application/json": "$input.json('$.got')"},
+            },
+            {
+                "StatusCode": "404",
+                "SelectionPattern": "no such.*",
+                "ResponseTemplates": {"application/json": "$input.path('$.errorType')"},
+            },
+        ],
+    }
+    api = deploy(client, answers(Integration=integration))["Api"]
+    path = f"/_aws/execute-api/{api}/prod/"
+    good, bad = (ask(client, path, json.dumps({"order": one})) for one in ("good", "bad"))
+    return (good[0], good[2], bad[0], bad[2]) == (200, '{"id":"good"}', 404, "ValueError")
+
+
+def apigateway_services__mock(client: Clients) -> bool:
+    """MOCK and HTTP are mapped too; an OpenAPI document says all that a template does."""
+    mock = {
+        "Type": "MOCK",
+        "RequestTemplates": {
+            "application/json": "{statusCode: #if($input.params('q') == 'a')200#{else}404#end}"
+        },
+        "IntegrationResponses": [
+            {
+                "StatusCode": "200",
+                "SelectionPattern": "200",
+                "ResponseTemplates": {"application/json": '{"q": "$input.params(\'q\')"}'},
+            },
+            {"StatusCode": "404"},
+        ],
+    }
+    made = deploy(client, answers(Integration=mock))
+    mocked = f"/_aws/execute-api/{made['Api']}/prod/"
+    _, arn, path = queue(client)
+    sender = role(client, "apigateway.amazonaws.com")
+    allow(client, sender, "sqs:SendMessage", arn)
+    operation = {
+        "responses": {"202": {"description": "queued"}},
+        "x-amazon-apigateway-integration": {
+            "type": "aws",
+            "httpMethod": "POST",
+            "uri": f"arn:aws:apigateway:us-east-1:{path}",
+            "credentials": f"arn:aws:iam::000000000000:role/{sender}",
+            "passthroughBehavior": "never",
+            "requestParameters": {
+                "integration.request.header.Content-Type": "'application/x-www-form-urlencoded'"
+            },
+            "requestTemplates": {"application/json": "Action=SendMessage&MessageBody=m"},
+            "responses": {"2..": {"statusCode": "202"}, "default": {"statusCode": "500"}},
+        },
+    }
+    document = {"openapi": "3.0.1", "info": {"title": "gap"}, "paths": {"/": {"post": operation}}}
+    resources = answers()
+    del resources["Method"], resources["Deployment"]["DependsOn"]
+    resources["Api"]["Properties"]["Body"] = document
+    imported = f"/_aws/execute-api/{deploy(client, resources)['Api']}/prod/"
+    status, _, answer = ask(client, f"{mocked}?q=a")
+    return (status, answer, post(client, f"{mocked}?q=b"), post(client, imported)) == (
+        200,
+        '{"q": "a"}',
+        404,
+        202,
+    )
+
+
 def refused(client: Clients, resources: dict[str, Any]) -> str:
     """Why a stack of these resources is not made; "" if it is."""
     cloudformation, name = client("cloudformation"), f"gap-{uuid.uuid4().hex[:8]}"
@@ -491,6 +575,16 @@ def apigateway_http_services__refused(client: Clients) -> bool:
         "Invalid source: {} specified for destination: MessageAttributes" in words
         and "The sandbox cannot run"
         in refused(client, http_api(client, "AppConfig-GetConfiguration", sender))
+        and "from its Body"
+        in refused(
+            client,
+            {
+                "Api": {
+                    "Type": "AWS::ApiGatewayV2::Api",
+                    "Properties": {"ProtocolType": "HTTP", "Body": {"openapi": "3.0.1"}},
+                }
+            },
+        )
         and "MessageBody is required"
         in refused(client, http_api(client, "SQS-SendMessage", sender, QueueUrl="u"))
     )
