@@ -464,6 +464,16 @@ def test_references_hide_what_they_stand_for() -> None:
     assert problems(changed("JSONata", f"{PAID}/Choices/0/Condition", expression)) == []
 
 
+def test_without_jsonata_python_expressions_are_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _definitions._jsonata.read.cache_clear()
+    monkeypatch.setattr(_definitions._jsonata, "Parser", None)
+    broken = changed("JSONata", f"{CHARGE}/Output/items", "{% broken( %}")
+    assert problems(broken) == []
+    _definitions._jsonata.read.cache_clear()
+
+
 def test_a_distributed_map_sees_no_variable_from_outside() -> None:
     inner = changed("JSONata", f"{ITEM}/ItemProcessor/States/Pack/Output", "{% $paid %}")
     assert problems(inner) == []
