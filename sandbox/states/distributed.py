@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from . import choices, expressions, intrinsics, times
-from .faults import runtime, text
+from .faults import entries, runtime, text
 from .history import failure
 from .interpreter import Visit
 from .task import StatesError
@@ -287,8 +287,8 @@ def parse(source: str, config: dict[str, Any]) -> list[Any]:
             found = json.loads(source)
             for part in filter(None, config.get("ItemsPointer", "").split("/")):
                 found = found[int(part)] if isinstance(found, list) else found[part]
-            if isinstance(found, list):
-                return found
+            if isinstance(found, list | dict):
+                return entries(found) if isinstance(found, dict) else found
             raise StatesError(
                 "States.ItemReaderFailed", "Attempting to map over non-iterable node."
             )

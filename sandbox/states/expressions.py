@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +22,18 @@ from jsonata.utils import Utils
 from .faults import Fault, text
 from .intrinsics import digest
 
-LONGEST = 5_000  # milliseconds for one expression; AWS's own bound is in memory and depth
+LONGEST = 5_000  # milliseconds for one expression; AWS's bound is not known
+DEEPEST = 100  # nested evaluations: 1 + 1 + ... of so many terms (measured on AWS, floci#2783)
+MOST = 360_145  # elements that $range makes (measured on AWS, floci#2697)
+_FAILED = "threw an error during evaluation"
+_MEMORY = "Expression evaluation memory limit exceeded: Check for excessive memory usage"
+_BOUNDS = {
+    "D1011": "Stack overflow error: Check for non-terminating recursive function. Consider"
+    " rewriting as tail-recursive.",
+    "D1012": "Expression evaluation timeout: Check for infinite loop",
+}
 BEGIN, END = "{%", "%}"
+_TYPES_BY_LETTER = {"n": "numbers", "s": "strings", "o": "objects", "b": "booleans"}
 _TYPES = {str: "string", bool: "boolean", list: "array", dict: "object", type(None): "null"}
 
 
@@ -42,7 +53,11 @@ def fill(template: Any, field: str, bindings: dict[str, Any]) -> Any:
 
 def typed(template: Any, field: str, bindings: dict[str, Any], expected: str) -> Any:
     """The same for a field that takes one type: "number", "string", "boolean", "array"."""
-    value = fill(template, field, bindings)
+    return checked(fill(template, field, bindings), template, field, expected)
+
+
+def checked(value: Any, template: Any, field: str, expected: str) -> Any:
+    """What a template came to, if it is of the type that the field takes."""
     if (found := kind(value)) != expected:
         raise _fault(
             template,
@@ -61,19 +76,27 @@ def kind(value: Any) -> str:
 def evaluate(expression: str, field: str, bindings: dict[str, Any]) -> Any:
     """What an expression comes to. Fault if that is nothing, no JSON, or an error."""
     try:
-        compiled = Jsonata.jsonata(_inner(expression), timeout=LONGEST)
+        compiled = Jsonata.jsonata(_inner(expression), timeout=LONGEST, stack=DEEPEST)
         compiled.set_output_convert_nulls(False)
         compiled.assign("eval", None)
         for name, function in FUNCTIONS.items():
             compiled.register_lambda(name, function)
         found = compiled.evaluate(None, _with_nulls(bindings))
+        if isinstance(found, float) and not math.isfinite(found):
+            return None  # JSON has no infinity (measured on AWS, floci#2783)
         if found is not None:
             return _json(found)
+    except ZeroDivisionError:
+        if (top := compiled.ast) and (top.type, top.value) == ("binary", "/"):
+            return None  # infinity, as above
+        raise _fault(
+            expression, field, _FAILED + ". D1001: Number out of range: Infinity"
+        ) from None
     except (JException, ArithmeticError, ValueError, TypeError, LookupError) as error:
-        problem = f"threw an error during evaluation. {_message(error)}"
+        problem = f"{_FAILED}{_message(error)}"
         raise _fault(expression, field, problem) from None
     except RecursionError:
-        problem = "threw an error during evaluation. The expression nests too deeply"
+        problem = f"{_FAILED}: {_BOUNDS['D1011']}"
         raise _fault(expression, field, problem) from None
     raise _fault(expression, field, "returned nothing (undefined).")
 
@@ -94,13 +117,24 @@ def _fault(expression: Any, field: str, problem: str) -> Fault:
 
 
 def _message(error: Exception) -> str:
+    """What went wrong, after a full stop if it has one of JSONata's codes, else after a colon."""
     if not isinstance(error, JException):
-        return str(error)
-    if error.error == "T0410":  # the package forgets which argument of which function
-        name = f' "{error.current}"' if error.current else ""
-        at = error.expected or 1
-        return f"T0410: Argument {at} of function{name} does not match function signature"
-    return f"{error.error}: {error}"
+        if number := re.fullmatch(r"could not convert string to float: '(.*)'", str(error)):
+            return f". D3030: Unable to cast value to a number: {text(number.group(1))}"
+        return f": {error}"
+    if error.error in _BOUNDS:
+        return f": {_BOUNDS[error.error]}"
+    # The package fills its templates without quotation marks, and says Object for function.
+    given = iter((error.current, error.expected, error.extra))
+    template = JException.error_codes.get(error.error, str(error))
+    said = re.sub(r"\{\{\w+\}\}", lambda _: _shown(next(given, None)), template)
+    said = re.sub(r"\b(of|match|\w+(?= Object must)) Object\b", r"\1 function", said)
+    return f". {error.error}: {said}"
+
+
+def _shown(value: Any) -> str:
+    """What a message names: a function, a value, or a type by the letter of a signature."""
+    return text(_TYPES_BY_LETTER.get(value, value) if isinstance(value, str) else value)
 
 
 def _with_nulls(value: Any) -> Any:
@@ -122,7 +156,7 @@ def _json(value: Any) -> Any:
         return [_json(one) for one in value]
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"D1001: Number out of range: {value}")
+            raise JException("D1001", 0, value)
         return int(value) if value.is_integer() else value
     if isinstance(value, str | bool | int):
         return value
@@ -142,7 +176,10 @@ def _range(first: Any, last: Any, step: Any) -> list[int]:
     begin, end, by = math.floor(first), math.floor(last), math.floor(step)
     if by == 0:
         raise ValueError("the step of a range must not be zero")
-    return list(range(begin, end + (1 if by > 0 else -1), by))
+    made = range(begin, end + (1 if by > 0 else -1), by)
+    if len(made) > MOST:
+        raise ValueError(_MEMORY)
+    return list(made)
 
 
 def _hash(source: Any, algorithm: Any) -> str | None:
@@ -162,10 +199,7 @@ def _parse(source: str | None) -> Any:
 def _to_millis(timestamp: Any = None, picture: Any = None) -> Any:
     # The package reads "2024-01-01 00:00:00", which AWS does not.
     if picture is None and isinstance(timestamp, str) and " " in timestamp:
-        raise ValueError(
-            "D3110: The argument of the toMillis function must be an ISO 8601 formatted"
-            f' timestamp. Given "{timestamp}"'
-        )
+        raise JException("D3110", 0, timestamp)
     return Functions.datetime_to_millis(timestamp, picture)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import choices, expressions, intrinsics, paths, retries, times
-from .faults import Fault, runtime, text
+from .faults import Entry, Fault, entries, runtime, text
 from .history import Trail, assigned, failure
 from .scope import Scope, Sight
 from .task import StatesError, Task
@@ -427,11 +427,11 @@ class Visit:
     def items(self) -> list[Any]:
         """What a Map iterates over."""
         if self.jsonata:
-            if "Items" not in self.state and isinstance(self.input, list):
-                return self.input
-            return expressions.typed(
-                self.state.get("Items", "{% $states.input %}"), "Items", self.bindings(), "array"
-            )
+            given = self.state.get("Items", "{% $states.input %}")
+            found = expressions.fill(given, "Items", self.bindings())
+            if isinstance(found, dict):
+                return entries(found)
+            return expressions.checked(found, given, "Items", "array")
         path = self.state.get("ItemsPath", "$")
         found = self.sight(self.effective()).filter(path)
         if not isinstance(found, list):
@@ -471,6 +471,8 @@ _STATES: dict[str, Callable[[Visit], Outcome]] = {
 
 def item_context(at: int, item: Any) -> dict[str, Any]:
     """What the context object says of an item of a Map."""
+    if isinstance(item, Entry):
+        return {"Item": {"Index": at, **item}}
     return {"Item": {"Index": at, "Value": item}}
 
 

@@ -66,6 +66,7 @@ class Run:
     ("source", "config", "items"),
     [
         ("[1, 2]", {}, [1, 2]),
+        ('{"a": 1, "b": [2]}', {}, [{"Key": "a", "Value": 1}, {"Key": "b", "Value": [2]}]),
         ('{"a": [{"b": [3]}]}', {"InputType": "JSON", "ItemsPointer": "/a/0/b"}, [3]),
         ('{"a": 1}\n\n{"a": 2}\n', {"InputType": "JSONL"}, [{"a": 1}, {"a": 2}]),
         ("a,b\n1,2\n3\n", {"InputType": "CSV"}, [{"a": "1", "b": "2"}, {"a": "3", "b": ""}]),
@@ -82,7 +83,7 @@ def test_what_an_object_holds(source: str, config: dict[str, Any], items: list[A
 @pytest.mark.parametrize(
     ("source", "config", "error"),
     [
-        ("{}", {}, "States.ItemReaderFailed"),
+        ("1", {}, "States.ItemReaderFailed"),
         ("[", {}, "States.ItemReaderFailed"),
         ("{}", {"ItemsPointer": "/a"}, "States.ItemReaderFailed"),
         ("PAR1", {"InputType": "PARQUET"}, "States.Runtime"),

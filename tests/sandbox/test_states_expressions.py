@@ -50,6 +50,9 @@ def evaluate(expression: str, field: str = "Output") -> Any:
         ("4 / 2", 2),
         ("1 / 4", 0.25),
         ("$sum([0.5, 0.5])", 1),
+        ("1 / 0", None),
+        ("+".join("1" * 100), 100),
+        ("$count($range(1, 360145, 1))", 360145),
         # AWS's own functions
         ("$partition([1, 2, 3, 4], 3)", [[1, 2, 3], [4]]),
         ("$range(0, 10, 5)", [0, 5, 10]),
@@ -90,30 +93,47 @@ def test_nothing_is_an_error_that_names_the_field(expression: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "code"),
+    ("expression", "problem"),
     [
-        ("1 + 'a'", "T2002"),
-        ("$length($states.input.empty)", "T0410"),
-        ("$eval('1')", "T1006"),
-        ("$toMillis('2024-01-01 00:00:00')", "D3110"),
-        ("$number('one')", ""),
-        ("$parse('{')", ""),
-        ("$partition([1], 0)", ""),
-        ("$range(1, 2, 0)", ""),
-        ("$hash('x', 'SHA-3')", ""),
-        ("1 / 0", ""),
-        ("$sum", ""),
-        ("($again := function($n) { 1 + $again($n) }; $again(1))", ""),
+        ("1 + 'a'", '. T2002: The right side of the "+" operator must evaluate to a number'),
+        ("$length(1)",
+         '. T0410: Argument 1 of function "length" does not match function signature'),
+        ("$sum(['a'])", '. T0412: Argument 1 of function "sum" must be an array of "numbers"'),
+        ("$eval('1')", ". T1006: Attempted to invoke a non-function"),
+        ("$number('one')", '. D3030: Unable to cast value to a number: "one"'),
+        ("$string(1 / 0)", ". D1001: Number out of range: Infinity"),
+        ("$toMillis('2024-01-01 00:00:00')",
+         ". D3110: The argument of the toMillis function must be an ISO 8601 formatted timestamp."
+         ' Given "2024-01-01 00:00:00"'),
+        ("$range(1, 360146, 1)",
+         ": Expression evaluation memory limit exceeded: Check for excessive memory usage"),
+        ("+".join("1" * 101),
+         ": Stack overflow error: Check for non-terminating recursive function. Consider rewriting"
+         " as tail-recursive."),
+        ("$parse('{')", ": "),
+        ("$partition([1], 0)", ": "),
+        ("$range(1, 2, 0)", ": "),
+        ("$hash('x', 'SHA-3')", ": "),
+        ("$sum", ": "),
     ],
-)
-def test_what_fails_is_an_error_that_names_the_field(expression: str, code: str) -> None:
+)  # fmt: skip
+def test_what_fails_is_told_in_awss_words(expression: str, problem: str) -> None:
     with pytest.raises(StatesError) as raised:
         evaluate(expression, "Output/v")
     assert raised.value.error == "States.QueryEvaluationError"
     assert (raised.value.cause or "").startswith(
         f"The JSONata expression '{expression}' specified for the field 'Output/v' threw an error"
-        f" during evaluation. {code}"
+        f" during evaluation{problem}"
     )
+
+
+def test_an_expression_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expressions, "LONGEST", 50)
+    for endless in ("($f := function($n) { $f($n + 1) }; $f(1))",
+                    "($f := function($n) { 1 + $f($n) }; $f(1))"):  # fmt: skip
+        with pytest.raises(StatesError) as raised:
+            evaluate(endless)
+        assert "during evaluation: " in (raised.value.cause or "")
 
 
 def test_a_template_is_filled_where_strings_are_expressions() -> None:

@@ -729,6 +729,10 @@ def test_the_history_of_a_map_one_by_one() -> None:
         (over({"Type": "Pass"}, QueryLanguage="JSONata", Items="{% $states.input[0].l %}",
               ItemSelector={"v": "{% $states.context.Map.Item.Value %}"}), [{"v": 3}]),
         (over({"Type": "Pass"}, QueryLanguage="JSONata", Items=[1, "{% 1 + 1 %}"]), [1, 2]),
+        (over({"Type": "Pass"}, QueryLanguage="JSONata", Items="{% $states.input[0] %}"),
+         [{"Key": "l", "Value": [3]}]),
+        (over({"Type": "Pass"}, QueryLanguage="JSONata", Items={"a": 1},
+              ItemSelector="{% $states.context.Map.Item.Key %}"), ["a"]),
         (over({"Type": "Pass"}, QueryLanguage="JSONata", Output="{% $count($states.result) %}"), 1),
     ],
 )  # fmt: skip
