@@ -16,6 +16,7 @@ import boto3
 
 from sandbox import server
 
+LOGS = "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"
 PATIENCE = 6  # real seconds in which a check must pass; on stock it is waited out
 
 
@@ -123,14 +124,16 @@ def allow(client: Clients, name: str, action: str, *resources: str) -> None:
 
 
 def function(client: Clients, code: str) -> str:
-    """The ARN of a new function whose module is this code with a `handler`."""
+    """The ARN of a new function whose module is this code with a `handler`; it writes a log."""
     archived = io.BytesIO()
     with zipfile.ZipFile(archived, "w") as archive:
         archive.writestr("index.py", code)
+    own = role(client, "lambda.amazonaws.com")
+    client("iam").attach_role_policy(RoleName=own, PolicyArn=LOGS)
     made = client("lambda").create_function(
         FunctionName=f"function-{uuid.uuid4().hex[:8]}",
         Runtime="python3.14",
-        Role=f"arn:aws:iam::000000000000:role/{role(client, 'lambda.amazonaws.com')}",
+        Role=f"arn:aws:iam::000000000000:role/{own}",
         Handler="index.handler",
         Code={"ZipFile": archived.getvalue()},
     )

@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 
 from tests.sandbox.cloud import (
     FAILS,
+    LOGS,
     Clients,
     allow,
     deploy,
@@ -291,6 +292,37 @@ def lambda_errors__runtime(client: Clients) -> bool:
                 return False
     numbers = "import decimal\ndef handler(event, context):\n    return decimal.Decimal('1.5')\n"
     return json.load(lambda_.invoke(FunctionName=function(client, numbers))["Payload"]) == 1.5
+
+
+def lambda_log_role(client: Clients) -> bool:
+    """A function leaves a log if its role may write one, where there is a group to write to."""
+    logs, lambda_ = client("logs"), client("lambda")
+    arn = function(client, "def handler(event, context):\n    print('said')\n")
+    own, group = role_of(client, arn), f"/aws/lambda/{arn.rpartition(':')[2]}"
+    client("iam").detach_role_policy(RoleName=own, PolicyArn=LOGS)
+    streams = f"arn:aws:logs:us-east-1:000000000000:log-group:{group}:*"
+    client("iam").put_role_policy(
+        RoleName=own,
+        PolicyName="log",
+        PolicyDocument=json.dumps(
+            {
+                "Statement": [
+                    {
+                        "Effect": "Allow",
+                        "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
+                        "Resource": streams,
+                    }
+                ]
+            }
+        ),
+    )
+    lambda_.invoke(FunctionName=arn)
+    if logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]:
+        return False
+    logs.create_log_group(logGroupName=group)
+    lambda_.invoke(FunctionName=arn)
+    found = logs.filter_log_events(logGroupName=group, filterPattern="said")["events"]
+    return len(found) == 1
 
 
 def lambda_function_refusals(client: Clients) -> bool:
