@@ -1,9 +1,10 @@
 """What AWS refuses of a function, when it is made and when it is changed, by API and by template.
 
 Values out of range, variables that are reserved or together larger than 4 KB, a role that Lambda
-may not assume, code that is not in its bucket, more reserved concurrency than an account has. Seen
-in MiniStack 1.5.33: all are accepted but a role that is missing, by API only. A function without
-code answers "Mock response"; what a template reserves is dropped.
+may not assume, code that is not in its bucket, more reserved concurrency than an account has, a
+name that is taken. Seen in MiniStack 1.5.33: by API only, a role that is missing and a name that is
+taken are refused. A function without code answers "Mock response"; what a template reserves is
+dropped, and a function of its name is overwritten.
 """
 
 from typing import Any
@@ -73,11 +74,16 @@ def close() -> None:
         lambda name, sent: concurrency_is_left(name, sent.get("ReservedConcurrentExecutions")),
     )
     handlers = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"]
-    for verb, properties_at in (("create", 1), ("update", 2)):
-        handlers[verb] = before_made(
-            handlers[verb], lambda *told, at=properties_at, **_: by_template(told[at])
-        )
+    handlers["create"] = before_made(handlers["create"], made_by_template)
+    handlers["update"] = before_made(handlers["update"], lambda *told: by_template(told[2]))
     resources.finish("AWS::Lambda::Function", _keep_reserved)
+
+
+def made_by_template(_: str, properties: dict[str, Any], __: str) -> None:
+    """A resource that is made; MiniStack takes over a function of that name."""
+    if (name := properties.get("FunctionName")) in lambda_svc._functions:
+        raise Refused(f"Function already exist: {name}", "ResourceConflictException", 409)
+    by_template(properties)
 
 
 def by_template(properties: dict[str, Any]) -> None:

@@ -159,6 +159,19 @@ def refused(call: Any, text: str, **sent: Any) -> bool:
     return False
 
 
+def lambda_sqs_batches__size(client: Clients) -> bool:
+    """A batch ends at 6 MB: of seven messages of 1 MB, five come and then two."""
+    code = "def handler(event, context):\n    print('got', len(event['Records']))\n"
+    consumer = Consumer(client, code)
+    for _ in range(7):
+        consumer.sqs.send_message(QueueUrl=consumer.url, MessageBody="x" * 1_048_576)
+    consumer.map()
+    emptied, group = consumer.remain(0), f"/aws/lambda/{consumer.name}"
+    consumer.stop()
+    found = client("logs").filter_log_events(logGroupName=group, filterPattern="got")["events"]
+    return emptied and sorted(event["message"].split()[1] for event in found) == ["2", "5"]
+
+
 def lambda_mapping_role(client: Clients) -> bool:
     """Messages stay while the role may not receive, and come back while it may not delete."""
     consumer = Consumer(client, "def handler(event, context):\n    pass\n")
@@ -370,7 +383,12 @@ def lambda_function_refusals__template(client: Clients) -> bool:
         properties["Code"] = {"ZipFile": FAILS}
     name = deploy(client, made)["Order"]
     reserved = client("lambda").get_function_concurrency(FunctionName=name)
-    return reserved.get("ReservedConcurrentExecutions") == 3
+    properties["FunctionName"] = name
+    try:
+        deploy(client, made)
+        return False
+    except AssertionError:
+        return reserved.get("ReservedConcurrentExecutions") == 3
 
 
 def lambda_mapping_refusals__role(client: Clients) -> bool:
