@@ -206,8 +206,9 @@ def perform(task: Task) -> Any:
         task.tell("LambdaFunctionScheduled", times_out | scheduled)
         task.tell("LambdaFunctionStarted", {})
         return _call(task.resource, task.arguments)
-    kind, _, action = task.resource.removeprefix("arn:aws:states:::").rpartition(":")
-    about = {"resourceType": kind, "resource": action}
+    parts = task.resource.removeprefix("arn:aws:states:::").split(":")
+    words = 2 if parts[0] == "aws-sdk" else 1
+    about = {"resourceType": ":".join(parts[:words]), "resource": ":".join(parts[words:])}
     region = task.execution.split(":")[3]
     task.tell("TaskScheduled", about | times_out | {"region": region, "parameters": given})
     task.tell("TaskStarted", about)

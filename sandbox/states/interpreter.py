@@ -372,8 +372,7 @@ class Visit:
             result = life.finish(
                 lambda: execution.perform(task), None if ":activity:" in resource else timeout
             )
-            integration = resource.startswith("arn:aws:states:::")
-            self._limit(result, resource.split(":")[-2] if integration else resource)
+            self._limit(result, told.about.get("resourceType", resource))
         except StatesError as error:
             told.failed(error)
             raise
@@ -481,13 +480,14 @@ class _Told:
 
     def __init__(self, trail: Trail, life: times.Life) -> None:
         self._trail, self._life = trail, life
-        self._kind, self._about = "", {}
+        self._kind = ""
+        self.about: dict[str, str] = {}
 
     def tell(self, kind: str, details: dict[str, Any]) -> None:
         self._life.check()
         if kind.endswith("Scheduled"):
             self._kind = kind.removesuffix("Scheduled")
-            self._about = {
+            self.about = {
                 name: details[name] for name in ("resource", "resourceType") if name in details
             }
         self._trail.tell(kind, details)
@@ -504,7 +504,7 @@ class _Told:
             self._trail.tell(f"{self._kind}Succeeded", self._of_task() | {"output": text(result)})
 
     def _of_task(self) -> dict[str, Any]:
-        return self._about if self._kind == "Task" else {}
+        return self.about if self._kind == "Task" else {}
 
 
 class Together:

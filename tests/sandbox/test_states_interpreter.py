@@ -521,7 +521,13 @@ def test_a_result_that_is_too_large_can_be_caught() -> None:
     catch = {"Catch": [{"ErrorEquals": ["States.ALL"], "Next": "P"}], "Next": "P"}
     for resource, name in ((LAMBDA, "lambda"), (FUNCTION, FUNCTION)):
         state = {"Type": "Task", "Resource": resource, **catch}
-        ran = run({"S": state, "P": {"Type": "Pass"}}, {}, lambda _: "\u00e9" * 131_072)
+
+        def perform(task: Task) -> str:
+            if task.resource == LAMBDA:
+                told(task)
+            return "\u00e9" * 131_072
+
+        ran = run({"S": state, "P": {"Type": "Pass"}}, {}, perform)
         assert ran.output == {
             "Error": "States.DataLimitExceeded",
             "Cause": f"The state/task '{name}' returned a result with a size exceeding the maximum"
