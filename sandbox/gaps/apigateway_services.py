@@ -312,7 +312,7 @@ class _Exchange:
         if response is None:
             return _misconfigured()
         try:
-            found = {"Content-Type": "application/json"} | api_calls.response_headers(
+            found = api_calls.response_headers(
                 response.get("responseParameters") or {},
                 headers,
                 text,
@@ -324,8 +324,8 @@ class _Exchange:
             kind = next(
                 (one for one in (accepted, "application/json", *templates) if one in templates), ""
             )
+            found.setdefault("Content-Type", kind or "application/json")
             if kind:
-                found.setdefault("Content-Type", kind)
                 content = self._render(templates[kind], text).encode()
             elif apigateway_v1._media_type_matches(headers.get("content-type"), self.binary):
                 content = answer
