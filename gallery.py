@@ -1,6 +1,7 @@
 """The commands behind the Makefile: list, synth, deploy, demo, destroy, test, snapshots."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -166,12 +167,20 @@ def synth(pattern: Pattern = "", option: Options = []) -> None:
     raise typer.Exit(code)
 
 
+def missing(pattern: str) -> str:
+    """What this machine lacks to run a pattern in the sandbox, by its scenario; mostly nothing."""
+    module = importlib.import_module(f"scenarios.{stem(pattern)}")
+    return getattr(module, "missing", str)()
+
+
 @app.command()
 def deploy(pattern: Pattern = "", target: On = Target.SANDBOX, option: Options = []) -> None:
     """Deploy one pattern."""
     pattern = known(pattern)
     options = parsed(option)
     if target is Target.SANDBOX:
+        if lacking := missing(pattern):
+            fail(lacking)
         cdk.deploy(sandbox(), pattern, options)
     elif code := run(*cdk.command("deploy", "-e", pattern, *cdk.contexts(options)), env=aws()):
         raise typer.Exit(code)

@@ -1,6 +1,7 @@
 """Environments that cannot reach AWS by accident: for the server, and for what targets it."""
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -73,4 +74,5 @@ def for_server(port: int, folder: Path, clock: float, gaps: bool) -> dict[str, s
         "LOG_LEVEL": "INFO",
         "SANDBOX_CLOCK": str(clock),
         "SANDBOX_GAPS": "closed" if gaps else "stock",
+        "SANDBOX_PYTHON": sys.executable,  # with what functions must not see
     }

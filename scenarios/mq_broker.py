@@ -1,4 +1,7 @@
-"""Orders published with confirms while the broker is restarted: every one must end somewhere."""
+"""Orders published with confirms while the broker is restarted: every one must end somewhere.
+
+On AWS this runs inside the VPC: nothing outside reaches the broker.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,20 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
 import pika
-from botocore.exceptions import ClientError
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
 
+from sandbox import amazonmq
+from scenarios.roles import keys, role_with
 from scenarios.stage import ScenarioCannotRun, ScenarioFailed, Stage
 
 PROGRAMS = Path(__file__).parent.parent / "workers" / "mq_broker"
@@ -36,35 +41,30 @@ WORKERS = 2
 SEED = 7
 
 
+missing = amazonmq.missing  # asked before this pattern is deployed to the sandbox
+
+
 def play(stage: Stage) -> None:
     """Publish, restart the broker in the middle, follow four orders, and account for all."""
     OrdersThroughABroker(stage).play()
 
 
-@dataclass
-class Reached:
-    """A broker that can be reached from here."""
-
-    url: str
-    authority: str  # file of certificates to trust; "" for the system's
-    restart: Callable[[], object]
-    problem: Callable[[], str]  # why RecordOrder's mapping does not work, as far as is known
-
-
 class Program:
     """One of the pattern's programs in a process of its own, and what it has reported so far."""
 
-    def __init__(self, name: str, environment: dict[str, str], feed: str | None = None) -> None:
+    def __init__(
+        self, name: str, environment: dict[str, str], feed: Iterable[str] | None = None
+    ) -> None:
         self.reports: list[dict[str, Any]] = []
         self.process = subprocess.Popen(
             [sys.executable, PROGRAMS / name],
             env=os.environ | environment,
-            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if feed is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self.threads = [threading.Thread(target=self._read, daemon=True)]
-        if feed:
+        if feed is not None:
             self.threads.append(threading.Thread(target=self._feed, args=(feed,), daemon=True))
         for thread in self.threads:
             thread.start()
@@ -73,10 +73,12 @@ class Program:
         for line in self.process.stdout or ():
             self.reports.append(json.loads(line))
 
-    def _feed(self, feed: str) -> None:
+    def _feed(self, feed: Iterable[str]) -> None:
         assert self.process.stdin
         try:
-            self.process.stdin.write(feed)
+            for line in feed:
+                self.process.stdin.write(line)
+                self.process.stdin.flush()
             self.process.stdin.close()
         except BrokenPipeError:
             pass  # it has ended early; its exit code says so
@@ -120,6 +122,9 @@ class OrdersThroughABroker:
         self.stage, self.out = stage, stage.outputs
         self.run = uuid.uuid4().hex[:8]
         self.dynamodb, self.lambda_ = stage.client("dynamodb"), stage.client("lambda")
+        self.mq = stage.client("mq")
+        # In the sandbox, who vouches for AWS vouches for the broker, too.
+        self.authority = os.environ.get("AWS_CA_BUNDLE", "")
         self.kinds: dict[str, str] = {}  # message id to what it is
         self.bodies: dict[str, str] = {}
         self.recorded = 0
@@ -128,10 +133,10 @@ class OrdersThroughABroker:
         """The whole story; ScenarioFailed as soon as it cannot end well."""
         stage = self.stage
         with ExitStack() as stack:
-            self.reached = stack.enter_context(self.broker())
-            stage.say(f"the broker answers at {self.reached.url}")
-            environment = stack.enter_context(self.application())
-            self.declare(environment)
+            self.reach()
+            stage.say(f"the broker answers at {self.out['BrokerUrl']}")
+            environment = self.environment(stack.enter_context(self.application()))
+            self.declare()
             self.workers = [Program("worker.py", environment) for _ in range(WORKERS)]
             for worker in self.workers:
                 stack.callback(worker.stop)
@@ -167,27 +172,9 @@ class OrdersThroughABroker:
         )
         return json.loads(secret["SecretString"])
 
-    @contextmanager
-    def broker(self) -> Generator[Reached]:
-        """The stack's broker; in the sandbox, which keeps no messages, a RabbitMQ of this machine.
-
-        ScenarioCannotRun if this machine has none, or if the broker on AWS is out of reach.
-        """
-        if "SANDBOX_CLOCK" in os.environ:
-            from sandbox import rabbitmq
-
-            login = self.login
-            try:
-                with (
-                    rabbitmq.running(login["username"], login["password"]) as real,
-                    rabbitmq.mapped(real, self.out["OrdersToRecordId"]) as mapping,
-                ):
-                    yield Reached(
-                        real.url, str(real.authority), real.restart, lambda: mapping.problem
-                    )
-            except rabbitmq.BrokerMissing as missing:
-                raise ScenarioCannotRun(str(missing)) from None
-            return
+    def reach(self) -> None:
+        """Wait until the broker is there; ScenarioCannotRun if it is out of reach from here."""
+        self.stage.until("the broker running", self.runs, seconds=1800)
         where = urlsplit(self.out["BrokerUrl"])
         try:
             socket.create_connection((where.hostname, where.port), timeout=5).close()
@@ -196,58 +183,48 @@ class OrdersThroughABroker:
                 f"{where.hostname} cannot be reached ({error}): run this inside the VPC,"
                 f" with the security group {self.out['ApplicationId']}"
             ) from None
-        mq, broker = self.stage.client("mq"), self.out["BrokerId"]
-        yield Reached(
-            self.out["BrokerUrl"], "", lambda: mq.reboot_broker(BrokerId=broker), self.mapping_says
-        )
+
+    def runs(self) -> bool:
+        """Whether the broker is up, and not in the middle of a reboot."""
+        state = self.mq.describe_broker(BrokerId=self.out["BrokerId"])["BrokerState"]
+        if state == "CREATION_FAILED":
+            raise ScenarioFailed("the broker could not be made")
+        return state == "RUNNING"
 
     def mapping_says(self) -> str:
         """What Lambda says of RecordOrder's mapping."""
         mapping = self.lambda_.get_event_source_mapping(UUID=self.out["OrdersToRecordId"])
         return f"{mapping['State']}: {mapping.get('LastProcessingResult')}"
 
-    @contextmanager
-    def application(self) -> Generator[dict[str, str]]:
-        """The programs' environment: they may do what ApplicationAccess says and nothing else."""
-        iam, sts, name = self.stage.client("iam"), self.stage.client("sts"), f"scenario-{self.run}"
-        caller = sts.get_caller_identity()
-        everybody = f"arn:{caller['Arn'].split(':')[1]}:iam::{caller['Account']}:root"
-        trust = {"Effect": "Allow", "Principal": {"AWS": everybody}, "Action": "sts:AssumeRole"}
-        role = iam.create_role(
-            RoleName=name,
-            AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
-        )["Role"]["Arn"]
-        iam.attach_role_policy(RoleName=name, PolicyArn=self.out["ApplicationAccessArn"])
+    def application(self) -> AbstractContextManager[boto3.Session]:
+        """A role that may do what ApplicationAccess says and nothing else."""
+        return role_with(
+            self.stage,
+            lambda own: own.client("secretsmanager").get_secret_value(
+                SecretId=self.out["PasswordArn"]
+            ),
+            managed=self.out["ApplicationAccessArn"],
+        )
 
-        def assumed() -> dict[str, Any] | None:
-            try:  # on AWS a new role takes some seconds to be known everywhere
-                return sts.assume_role(RoleArn=role, RoleSessionName="programs")["Credentials"]
-            except ClientError:
-                return None
+    def environment(self, role: boto3.Session) -> dict[str, str]:
+        """The programs' environment."""
+        return keys(role) | {
+            "BROKER_URL": self.out["BrokerUrl"],
+            "BROKER_CA": self.authority,
+            "BROKER_SECRET": self.out["PasswordArn"],
+            "BROKER_NAME": self.out["BrokerName"],
+            "FULFILLED_ORDERS": self.out["FulfilledOrdersName"],
+            "FIRST_WAIT": str(1 / self.stage.clock),
+            "MEASURE_EVERY": str(max(2.0, 60 / self.stage.clock)),
+        }
 
-        try:
-            credentials = self.stage.until("a role for the programs", assumed, seconds=60)
-            yield {
-                "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
-                "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
-                "AWS_SESSION_TOKEN": credentials["SessionToken"],
-                "BROKER_URL": self.reached.url,
-                "BROKER_CA": self.reached.authority,
-                "BROKER_SECRET": self.out["PasswordArn"],
-                "BROKER_NAME": self.out["BrokerName"],
-                "FULFILLED_ORDERS": self.out["FulfilledOrdersName"],
-                "FIRST_WAIT": str(1 / self.stage.clock),
-                "MEASURE_EVERY": str(max(2.0, 60 / self.stage.clock)),
-            }
-        finally:
-            iam.detach_role_policy(RoleName=name, PolicyArn=self.out["ApplicationAccessArn"])
-            iam.delete_role(RoleName=name)
-
-    def declare(self, environment: dict[str, str]) -> None:
+    def declare(self) -> None:
         """Declare the queues, and only then let RecordOrder's mapping poll one of them."""
-        topology = Program("topology.py", environment)
-        if topology.wait(self.stage.patience(60)):
-            raise ScenarioFailed(f"topology.py could not declare the queues: {topology.reports}")
+        answer = self.lambda_.invoke(FunctionName=self.out["DeclareQueuesName"])
+        said = answer["Payload"].read().decode()
+        if "FunctionError" in answer:
+            raise ScenarioFailed(f"DeclareQueues could not declare the queues: {said}")
+        self.stage.say(f"DeclareQueues: {said}")
         self.lambda_.update_event_source_mapping(UUID=self.out["OrdersToRecordId"], Enabled=True)
         self.stage.until(
             "RecordOrder's mapping enabled",
@@ -258,19 +235,30 @@ class OrdersThroughABroker:
 
     @contextmanager
     def channel(self) -> Generator[BlockingChannel]:
-        """A channel of our own; what it has taken and not acknowledged goes back at the end."""
-        login, parameters = self.login, pika.URLParameters(f"{self.reached.url}/%2F")
+        """A channel of our own; what it has taken and not acknowledged goes back at the end.
+
+        AMQPError while the node that it would lead to restarts.
+        """
+        login, parameters = self.login, pika.URLParameters(f"{self.out['BrokerUrl']}/%2F")
         parameters.credentials = pika.PlainCredentials(login["username"], login["password"])
         parameters.ssl_options = pika.SSLOptions(
-            ssl.create_default_context(cafile=self.reached.authority or None), parameters.host
+            ssl.create_default_context(cafile=self.authority or None), parameters.host
         )
         with closing(pika.BlockingConnection(parameters)) as connection:
             yield connection.channel()
 
     def depth(self, queue: str) -> int:
-        """Messages in a queue that wait for a consumer."""
-        with self.channel() as channel:
-            return channel.queue_declare(queue, passive=True).method.message_count or 0
+        """Messages in a queue that wait for a consumer; asked until a node answers."""
+
+        def asked() -> list[int]:
+            try:
+                with self.channel() as channel:
+                    return [channel.queue_declare(queue, passive=True).method.message_count or 0]
+            except (AMQPError, OSError):
+                return []  # its node is being restarted
+
+        (count,) = self.stage.until(f"the depth of {queue}", asked, seconds=300)
+        return count
 
     # ---- the orders
 
@@ -314,28 +302,44 @@ class OrdersThroughABroker:
         for number, (what, kind, body) in enumerate(self.orders()):
             message_id = f"scenario-{self.run}-{number:04}"
             self.kinds[message_id], self.bodies[message_id] = what, body
-            lines.append(json.dumps({"id": message_id, "kind": kind, "body": body}))
+            lines.append(json.dumps({"id": message_id, "kind": kind, "body": body}) + "\n")
         counted = Counter(self.kinds.values())
         say(f"publishing {TOTAL} orders: {', '.join(f'{n} {what}' for what, n in counted.items())}")
-        self.publisher = Program("publisher.py", environment, feed="\n".join(lines) + "\n")
+        self.publisher = Program("publisher.py", environment, feed=self.fed(lines))
         stack.callback(self.publisher.stop)
-        self.stage.until(
-            "half of the orders confirmed",
-            lambda: (
-                len(self.publisher.reports) >= TOTAL / 2
-                or self.publisher.process.poll() is not None
-            ),
-            seconds=600,
-        )
+        self.published("half of the orders confirmed", TOTAL // 2)
         self.restarted = time.time()
-        say(f"{len(self.publisher.told('confirmed'))} confirmed; the broker is restarted now")
-        self.reached.restart()
-        say(f"the broker was gone for up to {time.time() - self.restarted:.1f} s")
+        say(f"{TOTAL // 2} confirmed; the broker is rebooted now")
+        self.mq.reboot_broker(BrokerId=self.out["BrokerId"])
+        self.published("the rest confirmed", TOTAL)
         code = self.publisher.wait(self.stage.patience(600))
         if code:
             raise ScenarioFailed(f"Publisher ended with {code}: {self.publisher.reports[-3:]}")
         confirmed = self.publisher.told("confirmed")
         say(f"Publisher is done: {len(confirmed)} confirmed", at=confirmed[-1]["at"])
+        self.stage.until("the broker running again", self.runs, seconds=1800)
+
+    def fed(self, lines: list[str]) -> Iterator[str]:
+        """The orders, half of them at once; the others slowly until Publisher lost the broker.
+
+        A reboot begins some time after it was asked for, and goes node by node.
+        """
+        yield from lines[: len(lines) // 2]
+        for line in lines[len(lines) // 2 :]:
+            if not self.publisher.told("unconfirmed"):
+                time.sleep(self.stage.pause / 10)
+            yield line
+
+    def published(self, what: str, count: int) -> None:
+        """Wait until so many orders are confirmed, or Publisher has ended."""
+        self.stage.until(
+            what,
+            lambda: (
+                len(self.publisher.told("confirmed")) >= count
+                or self.publisher.process.poll() is not None
+            ),
+            seconds=1800,
+        )
 
     # ---- what has become of them
 
@@ -399,7 +403,7 @@ class OrdersThroughABroker:
                 (
                     f"Workers reported: {' | '.join(sorted(failed)[:3])}." if failed else "",
                     f"Workers' last words: {states}." if states else "",
-                    f"RecordOrder's mapping: {self.reached.problem()}",
+                    f"RecordOrder's mapping: {self.mapping_says()}",
                 ),
             )
         )

@@ -10,12 +10,15 @@
 Decisions worth knowing:
 
 - Three nodes over three zones; quorum queues write each order to two of them before they confirm
-  it. Publisher and Worker (in workers/) run where you like, with the Application security
-  group and the policy ApplicationAccess. Exchange and queues are theirs: topology.py declares them.
+  it. Publisher and Worker (in workers/) run inside the VPC, which has no way in and none out, with
+  the Application security group and the policy ApplicationAccess.
 - An account or a Region that shows two zones only refuses the stack at its third subnet: there
   say single_instance, or take another Region.
 - The mapping must not poll before its queue is there, so it is deployed disabled. Deploy, declare
-  the queues from inside the VPC (`python topology.py`), then deploy with `-c mapping_enabled=true`.
+  the queues (`aws lambda invoke --function-name DeclareQueuesName out.json`, from anywhere), then
+  deploy with `-c mapping_enabled=true`. The programs declare the same at each connection.
+- Lambda gives back the network interfaces of DeclareQueues late: `cdk destroy` may take half an
+  hour.
 - The mapping works inside the VPC with the broker's own security group, which therefore admits
   itself on AMQPS. Nothing goes out: no NAT gateway, no internet gateway. Interface endpoints for
   Lambda, STS and Secrets Manager are what the mapping calls; Worker calls the last and CloudWatch
@@ -99,12 +102,13 @@ class MqBroker(Stack):
         network.add_flow_log("Traffic", destination=ec2.FlowLogDestination.to_cloud_watch_logs(
             logs.LogGroup(self, "NetworkLogs", retention=logs.RetentionDays.ONE_MONTH,
                           removal_policy=on_destroy)))
-        application, bastion, broker_access, endpoints = (
+        application, bastion, console, broker_access, endpoints = (
             ec2.SecurityGroup(self, group, vpc=network, description=meaning,
                               allow_all_outbound=False)
             for group, meaning in (
                 ("Application", "Programs that publish and consume orders"),
                 ("Bastion", "Where people reach the console of RabbitMQ from"),
+                ("DeclareAccess", "DeclareQueues, by the HTTP API of RabbitMQ"),
                 ("BrokerAccess", "The broker, and the mapping that polls it"),
                 ("Endpoints", "Interface endpoints of AWS services")))
         for service, endpoint in (
@@ -156,30 +160,21 @@ class MqBroker(Stack):
                 removal_policy=on_destroy)
             for table, key in (("FulfilledOrders", "order_id"), ("OrderRecords", "message_id")))
 
-        record_order_logs = logs.LogGroup(
-            self, "RecordOrderLogs",
-            retention=logs.RetentionDays.ONE_MONTH,
-            removal_policy=on_destroy)
-        record_order_role = iam.Role(
-            self, "RecordOrderRole", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         powertools = lambda_.LayerVersion.from_layer_version_arn(
             self, "Powertools", ssm.StringParameter.value_for_string_parameter(self, POWERTOOLS))
-        record_order = lambda_.Function(
-            self, "RecordOrder",
-            runtime=lambda_.Runtime.PYTHON_3_14,
-            architecture=lambda_.Architecture.ARM_64,
-            handler="record_order.handler",
-            code=lambda_.Code.from_asset(str(LAMBDAS), exclude=["**/__pycache__/**"]),
-            layers=[powertools],
-            role=record_order_role,
-            timeout=Duration.seconds(10),
-            memory_size=512,
-            tracing=lambda_.Tracing.ACTIVE,
-            log_group=record_order_logs,
+        record_order, record_order_role, record_order_logs = self._function(
+            "RecordOrder", "record_order", powertools, on_destroy,
+            timeout_seconds=10, environment={"ORDER_RECORDS": order_records.table_name})
+        declare_queues, declare_queues_role, declare_queues_logs = self._function(
+            "DeclareQueues", "declare_queues", powertools, on_destroy,
+            timeout_seconds=60,
             environment={
-                "POWERTOOLS_SERVICE_NAME": "record-order",
-                "ORDER_RECORDS": order_records.table_name,
-            })
+                "CONSOLE_URL": Fn.select(0, broker.attr_console_ur_ls),
+                "PASSWORD_ARN": password.secret_arn,
+            },
+            vpc=network,
+            vpc_subnets=ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED),
+            security_groups=[console])
         # The L2 mapping has no Queues, and aws_lambda_event_sources no broker.
         mapping = lambda_.CfnEventSourceMapping(
             self, "OrdersToRecord",
@@ -203,14 +198,18 @@ class MqBroker(Stack):
         if alert_email:
             alerts.add_subscription(subscriptions.EmailSubscription(alert_email))
 
-        broker_access.connections.allow_from(application, AMQPS, "orders in and out")
         broker_access.connections.allow_internally(AMQPS, "the mapping")
-        broker_access.connections.allow_from(bastion, HTTPS, "the console")
-        endpoints.connections.allow_from(broker_access, HTTPS, "the mapping")
-        endpoints.connections.allow_from(application, HTTPS, "password and metric")
+        for target, source, port, why in (
+            (broker_access, application, AMQPS, "orders in and out"),
+            (broker_access, bastion, HTTPS, "the console"),
+            (broker_access, console, HTTPS, "the console's HTTP API"),
+            (endpoints, broker_access, HTTPS, "the mapping"),
+            (endpoints, application, HTTPS, "password and metric"),
+            (endpoints, console, HTTPS, "password"),
+        ):
+            target.connections.allow_from(source, port, why)
         application.connections.allow_to_any_ipv4(HTTPS, "DynamoDB's gateway; no other way out")
 
-        record_order_logs.grant_write(record_order_role)
         order_records.grant(record_order_role, "dynamodb:PutItem")
         # Lambda puts the mapping's pollers into the broker's subnets in the name of this role.
         interface, group, *subnets = (
@@ -233,6 +232,19 @@ class MqBroker(Stack):
             record_order_role.add_to_policy(
                 iam.PolicyStatement(actions=[action], resources=resources))
         mapping.node.add_dependency(record_order_role)  # Lambda tries them when it is made
+        # The same for the interfaces of DeclareQueues.
+        for actions_, resources in (
+            (["secretsmanager:GetSecretValue"], [password.secret_arn]),
+            (["ec2:CreateNetworkInterface"], [
+                interface, *subnets, self.format_arn(
+                    service="ec2", resource="security-group",
+                    resource_name=console.security_group_id)]),
+            (["ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses"], [interface]),
+            (["ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces",
+              "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ec2:DescribeVpcs"], ["*"]),
+        ):
+            declare_queues_role.add_to_policy(
+                iam.PolicyStatement(actions=actions_, resources=resources))
         application_access = iam.ManagedPolicy(
             self, "ApplicationAccess",
             description="What Publisher and Worker may do; attach it to the role they run with",
@@ -299,6 +311,16 @@ class MqBroker(Stack):
                 id="AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:ec2:<AWS::Region>:"
                    "<AWS::AccountId>:network-interface/*]",
                 reason="Lambda makes the mapping's network interfaces; their ids come afterwards."))
+        Validations.of(declare_queues_role).acknowledge(
+            Acknowledgment(
+                id="AwsSolutions-IAM5[Resource::*]",
+                reason="X-Ray's PutTraceSegments and PutTelemetryRecords, and EC2's Describe "
+                       "actions, accept no resource; Lambda asks for DeleteNetworkInterface "
+                       "before there is one."),
+            Acknowledgment(
+                id="AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:ec2:<AWS::Region>:"
+                   "<AWS::AccountId>:network-interface/*]",
+                reason="Lambda makes the function's network interfaces; their ids come later."))
         Validations.of(application_access).acknowledge(Acknowledgment(
             id="AwsSolutions-IAM5[Resource::*]",
             reason="PutMetricData accepts no resource; a condition holds it to one namespace."))
@@ -314,8 +336,38 @@ class MqBroker(Stack):
             ("OrdersToRecordId", mapping.ref),
             ("FulfilledOrdersName", fulfilled_orders.table_name),
             ("OrderRecordsName", order_records.table_name),
+            ("DeclareQueuesName", declare_queues.function_name),
+            ("DeclareQueuesLogsName", declare_queues_logs.log_group_name),
             ("RecordOrderName", record_order.function_name),
             ("RecordOrderLogsName", record_order_logs.log_group_name),
             ("AlertsArn", alerts.topic_arn),
         ):
             CfnOutput(self, output, value=value)
+
+    def _function(self, name: str, module: str, powertools: lambda_.ILayerVersion,
+                  on_destroy: RemovalPolicy, *, timeout_seconds: int,
+                  environment: dict[str, str], **network: Any,
+                  ) -> tuple[lambda_.Function, iam.Role, logs.LogGroup]:
+        """A function with its role and its log; `network` puts it into a VPC."""
+        log = logs.LogGroup(
+            self, f"{name}Logs",
+            retention=logs.RetentionDays.ONE_MONTH,
+            removal_policy=on_destroy)
+        role = iam.Role(
+            self, f"{name}Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+        log.grant_write(role)
+        function = lambda_.Function(
+            self, name,
+            runtime=lambda_.Runtime.PYTHON_3_14,
+            architecture=lambda_.Architecture.ARM_64,
+            handler=f"{module}.handler",
+            code=lambda_.Code.from_asset(str(LAMBDAS), exclude=["**/__pycache__/**"]),
+            layers=[powertools],
+            role=role,
+            timeout=Duration.seconds(timeout_seconds),
+            memory_size=512,
+            tracing=lambda_.Tracing.ACTIVE,
+            log_group=log,
+            environment={"POWERTOOLS_SERVICE_NAME": module.replace("_", "-"), **environment},
+            **network)
+        return function, role, log

@@ -2,7 +2,7 @@
 
 Seen in MiniStack 1.5.33: CloudFormation makes the mapping but drops Queues and
 SourceAccessConfigurations, and a mapping that the template has disabled is enabled. Here all three
-are kept. Nobody polls brokers here: who starts a real one beside it does.
+are kept. The broker's own process polls (mq_brokers).
 """
 
 from typing import Any

@@ -9,6 +9,7 @@ import json
 import sys
 import uuid
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -18,6 +19,9 @@ import pytest
 from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from sandbox import rabbitmq
+from tests.sandbox.cloud import soon
 
 LAMBDAS = Path(__file__).parent.parent.parent / "lambdas" / "mq_broker"
 
@@ -204,3 +208,87 @@ def test_a_write_that_fails_brings_the_batch_back(
 def test_the_log_holds_no_message(deployed: SimpleNamespace) -> None:
     handle(deployed, message("1", json.dumps({"card": "4111-secret"})))
     assert "4111" not in deployed.log.getvalue()
+
+
+# ---- DeclareQueues, on a real broker
+
+LOGIN = {"username": "shop", "password": "only-for-this-test"}
+
+
+@pytest.fixture(scope="module")
+def broker() -> Generator[rabbitmq.Broker]:
+    try:
+        with rabbitmq.running(**LOGIN) as started:
+            yield started
+    except rabbitmq.BrokerMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def declaring(broker: rabbitmq.Broker, monkeypatch: pytest.MonkeyPatch) -> Generator[ModuleType]:
+    """The handler's module, at a broker without queues."""
+    monkeypatch.setenv("CONSOLE_URL", broker.console)
+    monkeypatch.setenv("PASSWORD_ARN", "password")
+    monkeypatch.setenv("SSL_CERT_FILE", str(broker.authority))
+    monkeypatch.setenv("POWERTOOLS_TRACE_DISABLED", "true")
+    monkeypatch.syspath_prepend(str(LAMBDAS))
+    module = importlib.import_module("declare_queues")
+    secret = {"SecretString": json.dumps(LOGIN)}
+    monkeypatch.setattr(
+        module, "secrets", SimpleNamespace(get_secret_value=lambda SecretId: secret)
+    )
+    yield module
+    sys.modules.pop("declare_queues")
+    with closing(broker.connect(**LOGIN)) as connection:
+        for queue in ("orders.shipping", "orders.analytics", "orders.dead"):
+            connection.channel().queue_delete(queue)
+
+
+def test_what_it_declares_is_what_the_programs_declare(
+    declaring: ModuleType, broker: rabbitmq.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ closes the channel of whoever declares a queue or an exchange otherwise."""
+    monkeypatch.syspath_prepend(str(LAMBDAS.parent.parent / "workers" / "mq_broker"))
+    topology = importlib.import_module("topology")
+    try:
+        declaring.handler({}, CONTEXT)
+        with closing(broker.connect(**LOGIN)) as connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            topology.declare(channel)
+            for kind, queue in topology.ROUTES.items():  # unroutable if it were not bound
+                channel.basic_publish(topology.ORDERS, kind, b"order", mandatory=True)
+                assert channel.queue_declare(queue, passive=True).method.message_count == 1
+            channel.basic_publish(topology.DEAD_ORDERS, "", b"order", mandatory=True)
+    finally:
+        sys.modules.pop("topology")
+
+
+def test_it_may_be_called_again_and_says_how_many_messages_wait(
+    declaring: ModuleType, broker: rabbitmq.Broker
+) -> None:
+    declaring.handler({}, CONTEXT)
+    with closing(broker.connect(**LOGIN)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish("orders", "parcel", b"order", mandatory=True)
+    wanted = {"orders.analytics": 0, "orders.dead": 0, "orders.shipping": 1}
+    assert soon(lambda: declaring.handler({}, CONTEXT) == {"messages": wanted}, 20)
+
+
+def test_a_queue_that_differs_is_told_and_left(
+    declaring: ModuleType, broker: rabbitmq.Broker
+) -> None:
+    with closing(broker.connect(**LOGIN)) as connection:
+        connection.channel().queue_declare("orders.dead", durable=True)
+    with pytest.raises(declaring.BrokerRefused, match=r"orders.dead: 400 .*inequivalent arg"):
+        declaring.handler({}, CONTEXT)
+
+
+def test_a_wrong_password_is_told(declaring: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = {"SecretString": json.dumps(LOGIN | {"password": "wrong"})}
+    monkeypatch.setattr(
+        declaring, "secrets", SimpleNamespace(get_secret_value=lambda SecretId: secret)
+    )
+    with pytest.raises(declaring.BrokerRefused, match=": 401 "):
+        declaring.handler({}, CONTEXT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import ssl
@@ -12,13 +13,16 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pika
 import pytest
 from pika.exceptions import ProbableAuthenticationError
 
-from sandbox import rabbitmq
+from sandbox import rabbitmq, server
+from scenarios import mq_broker
 from scenarios.stage import ScenarioCannotRun, Stage
+from tests.sandbox.cloud import Clients, soon
 from tests.sandbox.test_server import LISTENING
 
 LOGIN = ("shop", "only-for-this-test")
@@ -65,13 +69,13 @@ def test_it_keeps_what_it_confirmed_when_it_is_restarted(broker: rabbitmq.Broker
 
 
 def test_it_listens_on_loopback_only(broker: rabbitmq.Broker) -> None:
-    """Its three listeners: AMQPS, the node's own, and the directory of nodes."""
+    """Its four listeners: AMQPS, the console, the node's own, and the directory of nodes."""
     listening = []
     for process in left_of(broker.folder):
         listening += subprocess.run(
             [sys.executable, "-c", LISTENING, process], capture_output=True, text=True, check=True
         ).stdout.split()
-    assert len({address.rpartition(":")[2] for address in listening}) == 3
+    assert len({address.rpartition(":")[2] for address in listening}) == 4
     ipv6_loopback = "00000000000000000000000001000000"
     assert {address.rpartition(":")[0] for address in listening} <= {"127.0.0.1", ipv6_loopback}
 
@@ -151,30 +155,52 @@ def test_a_machine_without_it_is_told_how_to_install_it(
         rabbitmq.Broker(*LOGIN)
 
 
-def test_the_scenario_says_in_one_line_that_it_cannot_run_here(
+def test_the_scenario_says_in_one_line_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from scenarios.mq_broker import OrdersThroughABroker
-
-    scenario = OrdersThroughABroker.__new__(OrdersThroughABroker)
-    scenario.stage, scenario.out = Stage.__new__(Stage), {"OrdersToRecordId": "none"}
-    scenario.__dict__["login"] = {"username": "shop", "password": "x"}
     monkeypatch.setattr(rabbitmq, "SCRIPTS", ())
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("SANDBOX_CLOCK", "20")
-    refused = pytest.raises(ScenarioCannotRun, match=r"^rabbitmq-server is not installed.*\)$")
-    with refused, scenario.broker():
-        pass
+    assert re.fullmatch(r"rabbitmq-server is not installed.*\)", mq_broker.missing())
 
 
-def test_away_from_the_vpc_the_scenario_says_where_to_run_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from scenarios.mq_broker import OrdersThroughABroker
+def test_away_from_the_vpc_the_scenario_says_where_to_run_it() -> None:
+    scenario = mq_broker.OrdersThroughABroker.__new__(mq_broker.OrdersThroughABroker)
+    scenario.stage = Stage.__new__(Stage)
+    scenario.stage.clock, scenario.stage.pause = 20, 0.01
+    scenario.mq = SimpleNamespace(describe_broker=lambda **_: {"BrokerState": "RUNNING"})
+    scenario.out = {"BrokerId": "b", "BrokerUrl": "amqps://localhost:9", "ApplicationId": "sg-1"}
+    with pytest.raises(ScenarioCannotRun, match=r"run this inside the VPC, .* sg-1$"):
+        scenario.reach()
 
-    monkeypatch.delenv("SANDBOX_CLOCK", raising=False)
-    scenario = OrdersThroughABroker.__new__(OrdersThroughABroker)
-    scenario.out = {"BrokerUrl": "amqps://localhost:9", "ApplicationId": "sg-1"}
-    refused = pytest.raises(ScenarioCannotRun, match=r"run this inside the VPC, .* sg-1$")
-    with refused, scenario.broker():
-        pass
+
+@needs_rabbitmq
+def test_a_broker_of_the_embedded_aws_goes_with_it_even_by_sigkill(tmp_path: Path) -> None:
+    """Its server is killed; no process of the broker is left."""
+    running = server.start(tmp_path / "run")
+    try:
+        client = Clients(running)
+        made = client("mq").create_broker(
+            BrokerName="check",
+            EngineType="RABBITMQ",
+            EngineVersion="3.13",
+            HostInstanceType="mq.m5.large",
+            DeploymentMode="SINGLE_INSTANCE",
+            PubliclyAccessible=False,
+            AutoMinorVersionUpgrade=True,
+            Users=[{"Username": LOGIN[0], "Password": LOGIN[1]}],
+        )["BrokerId"]
+
+        def state() -> str:
+            return client("mq").describe_broker(BrokerId=made)["BrokerState"]
+
+        assert soon(lambda: state() == "RUNNING", 60)
+        assert any("beam" in command(process) for process in left_of(tmp_path))
+        os.kill(running.pid, signal.SIGKILL)
+        assert soon(lambda: not left_of(tmp_path), 10), left_of(tmp_path)
+    finally:
+        server.stop(tmp_path / "run")
+
+
+def command(process: str) -> str:
+    """What a process was started as."""
+    return (Path("/proc") / process / "cmdline").read_text().replace("\0", " ")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from gallery import missing
 from sandbox import cdk, server
 from scenarios.stage import ScenarioCannotRun, ScenarioFailed, Stage
 from tests.synthesis import PATTERNS
@@ -47,14 +48,16 @@ def assembly(sandbox: server.Server, chosen: Callable[[str], list[str]]) -> str 
 def test_scenario(stem: str, sandbox: server.Server, assembly: str | None) -> None:
     """Deploy, play, destroy; then nothing of it is left."""
     pattern = PATTERNS[stem]
+    if lacking := missing(pattern):
+        pytest.skip(lacking)
     if assembly:
         cdk.deploy_assembly(sandbox, pattern, assembly)
     else:
         cdk.deploy(sandbox, pattern)
     try:
         told = play(stem, pattern)
-    except ScenarioCannotRun as missing:
-        pytest.skip(str(missing))
+    except ScenarioCannotRun as problem:
+        pytest.skip(str(problem))
     finally:
         cdk.destroy(sandbox, pattern, assembly)
     assert "balance: " in told

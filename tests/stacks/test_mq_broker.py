@@ -80,6 +80,8 @@ def test_only_named_groups_reach_the_broker_and_the_endpoints(pattern: Synthesiz
         ("Application", "BrokerAccess", 5671),
         ("BrokerAccess", "BrokerAccess", 5671),
         ("Bastion", "BrokerAccess", 443),
+        ("DeclareAccess", "BrokerAccess", 443),
+        ("DeclareAccess", "Endpoints", 443),
         ("BrokerAccess", "Endpoints", 443),
         ("Application", "Endpoints", 443),
     }
@@ -146,6 +148,27 @@ def test_the_mappings_pollers_may_stand_beside_this_broker_only(pattern: Synthes
     assert "ec2:DeleteNetworkInterface" in anywhere
     anywhere -= {"ec2:DeleteNetworkInterface"}
     assert all(action.startswith(("xray:", "ec2:Describe")) for action in anywhere)
+
+
+def test_queues_are_declared_from_within_the_network(pattern: Synthesized) -> None:
+    """Nobody outside reaches the broker, so the function that declares stands beside it."""
+    (function,) = [
+        one
+        for one in pattern.resources("AWS::Lambda::Function").values()
+        if one["Handler"].startswith("declare_queues")
+    ]
+    place = function["VpcConfig"]
+    assert len(place["SubnetIds"]) == 3
+    assert [one["Fn::GetAtt"][0][:13] for one in place["SecurityGroupIds"]] == ["DeclareAccess"]
+    console = function["Environment"]["Variables"]["CONSOLE_URL"]
+    assert console == {"Fn::Select": [0, {"Fn::GetAtt": ["Broker", "ConsoleURLs"]}]}
+    role = only(pattern, "AWS::IAM::Policy", "DeclareQueuesRole")["PolicyDocument"]["Statement"]
+    anywhere = {action for one in role if one["Resource"] == "*" for action in one["Action"]}
+    # Lambda's guide: a resource for this action makes the creation of the function fail.
+    assert "ec2:DeleteNetworkInterface" in anywhere
+    assert not {one for one in anywhere if one.startswith("ec2:") and "Describe" not in one} - {
+        "ec2:DeleteNetworkInterface"
+    }
 
 
 def test_the_programs_may_do_three_things(pattern: Synthesized) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import uuid
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
@@ -133,32 +136,57 @@ def secretsmanager_secret_arn(client: Clients) -> bool:
     return arn == client("secretsmanager").describe_secret(SecretId=arn)["ARN"]
 
 
-def mq_brokers(client: Clients) -> bool:
-    """A template makes a broker, and none with a password that Amazon MQ refuses."""
-
-    def broker(password: str) -> dict[str, Any]:
-        return NETWORK | {
-            "Broker": {
-                "Type": "AWS::AmazonMQ::Broker",
-                "Properties": {
-                    "BrokerName": f"check-{uuid.uuid4().hex[:8]}",
-                    "EngineType": "RABBITMQ",
-                    "EngineVersion": "4.2",
-                    "HostInstanceType": "mq.m7g.large",
-                    "DeploymentMode": "SINGLE_INSTANCE",
-                    "PubliclyAccessible": False,
-                    "AutoMinorVersionUpgrade": True,
-                    "SubnetIds": [{"Ref": "Subnet"}],
-                    "Users": [{"Username": "shop", "Password": password}],
-                },
-            }
+def broker(password: str, engine: str = "RABBITMQ") -> dict[str, Any]:
+    """A template's broker in its network."""
+    return NETWORK | {
+        "Broker": {
+            "Type": "AWS::AmazonMQ::Broker",
+            "Properties": {
+                "BrokerName": f"check-{uuid.uuid4().hex[:8]}",
+                "EngineType": engine,
+                "EngineVersion": "4.2",
+                "HostInstanceType": "mq.m7g.large",
+                "DeploymentMode": "SINGLE_INSTANCE",
+                "PubliclyAccessible": False,
+                "AutoMinorVersionUpgrade": True,
+                "SubnetIds": [{"Ref": "Subnet"}],
+                "Users": [{"Username": "shop", "Password": password}],
+            },
         }
+    }
 
+
+def mq_brokers(client: Clients) -> bool:
+    """A template makes a broker that answers, and none with a password that Amazon MQ refuses."""
     made = made_of(client, broker("long-enough-for-it"))
-    if not made or made_of(client, broker("too:short")):
+    if not made or made_of(client, broker("too:short")) or made_of(client, broker("x", "ACTIVEMQ")):
         return False
-    described = client("mq").describe_broker(BrokerId=made["Broker"])
-    return (described["EngineVersion"], described["SubnetIds"]) == ("4.2", [made["Subnet"]])
+    mq, here = client("mq"), {"BrokerId": made["Broker"]}
+    try:
+        described = mq.describe_broker(**here)
+        if (described["EngineVersion"], described["SubnetIds"]) != ("4.2", [made["Subnet"]]):
+            return False
+        running = soon(lambda: mq.describe_broker(**here)["BrokerState"] == "RUNNING", 60)
+        (where,) = described["BrokerInstances"]
+        reached = [answers(client, url) for url in (*where["Endpoints"], where["ConsoleURL"])]
+        mq.reboot_broker(**here)
+        restarts = mq.describe_broker(**here)["BrokerState"] == "REBOOT_IN_PROGRESS"
+        again = soon(lambda: mq.describe_broker(**here)["BrokerState"] == "RUNNING", 60)
+    finally:
+        mq.delete_broker(**here)
+    gone = soon(lambda: not answers(client, where["ConsoleURL"]))
+    return running and reached == [True, True] and restarts and again and gone
+
+
+def answers(client: Clients, url: str) -> bool:
+    """Whether somebody speaks TLS there, with a certificate that clients here trust."""
+    target, trusted = urlsplit(url), ssl.create_default_context(cafile=client.authority)
+    try:
+        with socket.create_connection((target.hostname, target.port), timeout=5) as plain:
+            trusted.wrap_socket(plain, server_hostname=target.hostname).close()
+    except OSError:
+        return False
+    return True
 
 
 def lambda_mq_mapping(client: Clients) -> bool:
