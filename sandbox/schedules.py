@@ -6,6 +6,7 @@ without regard to the plural, cron() without the year too, and at() with a local
 
 import re
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 # The least and the most of each field of cron(): minute, hour, day, month, weekday, year.
 RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (1, 7), (1970, 2199))
@@ -29,6 +30,15 @@ def of_scheduler(expression: str) -> bool:
     if rate := re.fullmatch(r"rate\((\d+) *(minute|hour|day)s?\)", lower):
         return int(rate[1]) > 0
     return at(expression) is not None or _cron(expression, (5, 6))
+
+
+def is_zone(name: str) -> bool:
+    """Whether Scheduler knows a time zone."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True
 
 
 def at(expression: str) -> datetime | None:

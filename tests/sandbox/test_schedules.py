@@ -90,3 +90,7 @@ def test_a_year_is_every_year_where_none_is_named() -> None:
     assert schedules.with_year("cron(0 8 ? * MON)") == "cron(0 8 ? * MON *)"
     assert schedules.with_year("cron(0 8 ? * MON 2030)") == "cron(0 8 ? * MON 2030)"
     assert schedules.at("at(2030-01-01T08:30)") == datetime(2030, 1, 1, 8, 30)
+
+
+def test_zones_have_names() -> None:
+    assert schedules.is_zone("Europe/Berlin") and not schedules.is_zone("Europe/Nowhere")

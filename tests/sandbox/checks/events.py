@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from botocore.exceptions import ClientError
 
 from tests.sandbox.checks.stepfunctions import machine
-from tests.sandbox.cloud import Clients, allow, function, listen, role, soon
+from tests.sandbox.cloud import Clients, allow, deploy, function, listen, role, soon
 
 ACCOUNT = "000000000000"
 EVENTS = "events.amazonaws.com"
@@ -515,4 +516,121 @@ def fails(client: Clients, resource: dict[str, Any]) -> str:
     return next(
         (one["ResourceStatusReason"] for one in events if one["ResourceStatus"] == "CREATE_FAILED"),
         "",
+    )
+
+
+class Schedules:
+    """Schedules of one group, with a role of their own and a dead-letter queue."""
+
+    def __init__(self, client: Clients) -> None:
+        self.client, self.name = client, f"schedule-{uuid.uuid4().hex[:8]}"
+        self.api, self.sqs = client("scheduler"), client("sqs")
+        self.role = role(client, "scheduler.amazonaws.com")
+        self.url = self.sqs.create_queue(QueueName=self.name)["QueueUrl"]
+        self.arn = f"arn:aws:sqs:us-east-1:{ACCOUNT}:{self.name}"
+        self.dead = self.sqs.create_queue(QueueName=f"{self.name}-dead")["QueueUrl"]
+        allow(client, self.role, "sqs:SendMessage", f"{self.arn}-dead")
+
+    def put(self, arn: str, name: str = "", target: Any = None, **more: Any) -> str:
+        """Make a schedule; why it is refused, or ""."""
+        sent = {"Arn": arn, "RoleArn": arn_of(self.role), **(target or {})}
+        sent.setdefault("DeadLetterConfig", {"Arn": f"{self.arn}-dead"})
+        given = {
+            "Name": name or f"{self.name}-{uuid.uuid4().hex[:8]}",
+            "ScheduleExpression": "rate(1 hour)",
+            "FlexibleTimeWindow": {"Mode": "OFF"},
+            "Target": sent,
+            **more,
+        }
+        return refusal(self.api.create_schedule, **given)
+
+    def come(self, url: str) -> list[dict[str, Any]]:
+        """What is in a queue, at most ten messages."""
+        answer = self.sqs.receive_message(
+            QueueUrl=url, VisibilityTimeout=0, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
+        )
+        return answer.get("Messages", [])
+
+
+def scheduler_targets__roles(client: Clients) -> bool:
+    """A target is invoked if the schedule's role may; else what was due is in the dead letters."""
+    made, now = Schedules(client), datetime.now(UTC) - timedelta(seconds=5)
+    at = f"at({now.astimezone(ZoneInfo('Asia/Tokyo')):%Y-%m-%dT%H:%M:%S})"
+    more = {"ScheduleExpression": at, "ScheduleExpressionTimezone": "Asia/Tokyo"}
+    assert not made.put(made.arn, target={"Input": '{"is": "kept out"}'}, **more)
+    if not soon(lambda: bool(made.come(made.dead))):
+        return False
+    (dead,) = made.come(made.dead)
+    allow(client, made.role, "sqs:SendMessage", f"{made.arn}*")
+    late = {"ScheduleExpression": f"at({datetime.now(UTC):%Y-%m-%d}T00:00:00)"}
+    told = {"Input": '{"is": "<aws.scheduler.schedule-arn>"}'}
+    assert not made.put(made.arn, f"{made.name}-in", told, **late)
+    attributes = {name: one["StringValue"] for name, one in dead["MessageAttributes"].items()}
+    return (
+        dead["Body"] == '{"is": "kept out"}'
+        and (attributes["TARGET_ARN"], attributes["RETRY_ATTEMPTS"]) == (made.arn, "0")
+        and "AccessDenied" in attributes["ERROR_CODE"]
+        and attributes["SCHEDULED_TIME"] == f"{now:%Y-%m-%dT%H:%M:%SZ}"
+        and soon(lambda: bool(made.come(made.url)))
+        and f"schedule/default/{made.name}-in" in made.come(made.url)[0]["Body"]
+    )
+
+
+def scheduler_targets__universal(client: Clients) -> bool:
+    """A universal target is an operation of any API, and done after completion."""
+    made, sfn = Schedules(client), client("stepfunctions")
+    arn = machine(client, {"Type": "Pass"})
+    allow(client, made.role, "states:StartExecution", arn)
+    universal = "arn:aws:scheduler:::aws-sdk:sfn:startExecution"
+    given = {"Input": json.dumps({"StateMachineArn": arn, "Input": "{}"})}
+    past = f"at({datetime.now(UTC):%Y-%m-%d}T00:00:00)"
+    name = f"{made.name}-once"
+    made.put(universal, name, given, ScheduleExpression=past, ActionAfterCompletion="DELETE")
+
+    def done() -> bool:
+        return bool(sfn.list_executions(stateMachineArn=arn)["executions"]) and "Resource" in (
+            refusal(made.api.get_schedule, Name=name)
+        )
+
+    return soon(done)
+
+
+def scheduler_targets__refusals(client: Clients) -> bool:
+    """Expressions, windows, targets, groups, roles and ranges of schedules are checked."""
+    made = Schedules(client)
+    closed = arn_of(role(client, EVENTS))
+    build = f"arn:aws:codebuild:us-east-1:{ACCOUNT}:project/orders"
+    window = {"Mode": "FLEXIBLE"}
+    return (
+        "Invalid Schedule Expression rate(10 seconds)."
+        in made.put(made.arn, ScheduleExpression="rate(10 seconds)")
+        and "MaximumWindowInMinutes must be" in made.put(made.arn, FlexibleTimeWindow=window)
+        and "ScheduleExpressionTimezone" in made.put(made.arn, ScheduleExpressionTimezone="Here")
+        and "must allow AWS EventBridge Scheduler" in made.put(made.arn, target={"RoleArn": closed})
+        and "maximumRetryAttempts" in made.put(
+            made.arn, target={"RetryPolicy": {"MaximumRetryAttempts": 186}})
+        and "deadLetterConfig.arn" in made.put(
+            made.arn, target={"DeadLetterConfig": {"Arn": f"{made.arn}.fifo"}})
+        and "does not exist" in made.put(made.arn, GroupName=made.name)
+        and "The sandbox invokes no targets of codebuild" in made.put(build)
+        and not made.put(made.arn)
+    )  # fmt: skip
+
+
+def scheduler_targets__templates(client: Clients) -> bool:
+    """A template's schedule keeps its time zone, and fails like the API's."""
+    made = Schedules(client)
+    properties = {
+        "Name": made.name,
+        "ScheduleExpression": "cron(0 8 ? * MON-FRI *)",
+        "ScheduleExpressionTimezone": "Europe/Berlin",
+        "FlexibleTimeWindow": {"Mode": "OFF"},
+        "Target": {"Arn": made.arn, "RoleArn": arn_of(made.role)},
+    }
+    kind = {"Type": "AWS::Scheduler::Schedule"}
+    deploy(client, {"Daily": {**kind, "Properties": properties}})
+    described = made.api.get_schedule(Name=made.name)
+    bad = {**properties, "Name": f"{made.name}-bad", "ScheduleExpression": "cron(0 8 * * * *)"}
+    return described["ScheduleExpressionTimezone"] == "Europe/Berlin" and (
+        "Invalid Schedule Expression" in fails(client, {**kind, "Properties": bad})
     )
