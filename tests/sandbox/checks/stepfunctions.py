@@ -149,17 +149,31 @@ def stepfunctions_interpreter__endings(client: Clients) -> bool:
     (told,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", [{}])
     if late["executionArn"] not in told.get("Body", ""):
         return False
-    stopped = sfn.start_execution(stateMachineArn=machine(client, waits))["executionArn"]
+    sends = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::sqs:sendMessage",
+        "Parameters": {"QueueUrl": url, "MessageBody": "too late"},
+        "End": True,
+    }
+    branch = {"StartAt": "Wait", "States": {"Wait": waits | {"Next": "Send"}, "Send": sends}}
+    pause = {"StartAt": "Pause", "States": {"Pause": waits | {"End": True}}}
+    both = {"Type": "Parallel", "Branches": [branch, pause]}
+    arn = machine(client, both, role_that_may(client, "sqs:SendMessage"))
+    stopped = sfn.start_execution(stateMachineArn=arn)["executionArn"]
 
     def history() -> list[str]:
         events = sfn.get_execution_history(executionArn=stopped)["events"]
         return [event["type"] for event in events]
 
-    assert soon(lambda: "WaitStateEntered" in history())
-    sfn.stop_execution(executionArn=stopped)
+    assert soon(lambda: history().count("WaitStateEntered") == 2)
+    sfn.stop_execution(executionArn=stopped, error="E", cause="C")
     time.sleep(2.5)
-    status = sfn.describe_execution(executionArn=stopped)["status"]
-    return status == "ABORTED" and history()[-1] == "ExecutionAborted"
+    found = sfn.describe_execution(executionArn=stopped)
+    return (
+        (found["status"], found["error"], found["cause"]) == ("ABORTED", "E", "C")
+        and history()[-1] == "ExecutionAborted"
+        and "Messages" not in sqs.receive_message(QueueUrl=url)
+    )
 
 
 def stepfunctions_interpreter__retry_delay(client: Clients) -> bool:
