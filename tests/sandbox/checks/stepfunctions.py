@@ -149,10 +149,11 @@ def stepfunctions_interpreter__endings(client: Clients) -> bool:
     (told,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", [{}])
     if late["executionArn"] not in told.get("Body", ""):
         return False
+    unsent = sqs.create_queue(QueueName=f"unsent-{uuid.uuid4().hex[:8]}")["QueueUrl"]
     sends = {
         "Type": "Task",
         "Resource": "arn:aws:states:::sqs:sendMessage",
-        "Parameters": {"QueueUrl": url, "MessageBody": "too late"},
+        "Parameters": {"QueueUrl": unsent, "MessageBody": "too late"},
         "End": True,
     }
     branch = {"StartAt": "Wait", "States": {"Wait": waits | {"Next": "Send"}, "Send": sends}}
@@ -172,7 +173,7 @@ def stepfunctions_interpreter__endings(client: Clients) -> bool:
     return (
         (found["status"], found["error"], found["cause"]) == ("ABORTED", "E", "C")
         and history()[-1] == "ExecutionAborted"
-        and "Messages" not in sqs.receive_message(QueueUrl=url)
+        and "Messages" not in sqs.receive_message(QueueUrl=unsent)
     )
 
 
