@@ -63,7 +63,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "MaxConcurrency": (0, None),
     "ToleratedFailureCount": (0, None),
     "ToleratedFailurePercentage": (0, 100),
-    "IntervalSeconds": (1, 99999999),
+    "IntervalSeconds": (0, 99999999),  # documented as 1 and more; that 0 is refused is not
     "MaxAttempts": (0, 99999999),
     "BackoffRate": (1, None),
     "MaxDelaySeconds": (1, 31622400),
@@ -379,8 +379,10 @@ def _numbers(
         if value is None or _hidden(value) or (jsonata and _expression(value) is not None):
             continue
         least, most = RANGES[field]
-        whole = isinstance(value, int) or (field in FRACTIONS and isinstance(value, float))
-        if isinstance(value, bool) or not whole:
+        number = isinstance(value, int) or (
+            isinstance(value, float) and (field in FRACTIONS or value.is_integer())
+        )
+        if isinstance(value, bool) or not number:
             kind = "NUMBER" if field in FRACTIONS else "INTEGER"
             yield _typed(kind, f"{where}/{field}")
         elif value < least:

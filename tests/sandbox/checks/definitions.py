@@ -194,7 +194,7 @@ def stepfunctions_definitions__managed_rule(client: Clients) -> bool:
 def stepfunctions_definitions__names(client: Clients) -> bool:
     """CloudFormation makes no machine whose name is none or is taken."""
     name, role = f"machine-{uuid.uuid4().hex[:8]}", role_that_may(client)
-    given = {"RoleArn": role, "Definition": PASS}
+    given = {"RoleArn": role, "Definition": PASS | {"TimeoutSeconds": 60}}
     return (
         "Invalid Name: 'no name'" in stack(client, StateMachineName="no name", **given)
         and stack(client, StateMachineName=name, **given) == "CREATE_COMPLETE"
