@@ -634,3 +634,49 @@ def scheduler_targets__templates(client: Clients) -> bool:
     return described["ScheduleExpressionTimezone"] == "Europe/Berlin" and (
         "Invalid Schedule Expression" in fails(client, {**kind, "Properties": bad})
     )
+
+
+def eventbridge_resources(client: Clients) -> bool:
+    """A template makes a bus with a policy, a rule on it, a connection and an API destination."""
+    events, name = client("events"), f"bus-{uuid.uuid4().hex[:8]}"
+    bus = f"arn:aws:events:us-east-1:{ACCOUNT}:event-bus/{name}"
+    basic = {"BasicAuthParameters": {"Username": "shop", "Password": "secret"}}
+    admitted = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"},
+                "Action": "events:PutEvents", "Resource": bus}  # fmt: skip
+    types: dict[str, dict[str, Any]] = {
+        "EventBus": {"Name": name},
+        "EventBusPolicy": {
+            "EventBusName": {"Ref": "EventBus"},
+            "StatementId": "Shops",
+            "Statement": admitted,
+        },
+        "Rule": {
+            "Name": name,
+            "EventBusName": {"Ref": "EventBus"},
+            "EventPattern": {"source": ["shop"]},
+        },
+        "Connection": {"AuthorizationType": "BASIC", "AuthParameters": basic},
+        "ApiDestination": {
+            "ConnectionArn": {"Fn::GetAtt": ["Connection", "Arn"]},
+            "HttpMethod": "POST",
+            "InvocationEndpoint": "https://shop.example/orders",
+        },
+    }
+    try:
+        made = deploy(
+            client,
+            {one: {"Type": f"AWS::Events::{one}", "Properties": types[one]} for one in types},
+        )
+    except ClientError:
+        return False
+    policy = json.loads(events.describe_event_bus(Name=name)["Policy"])
+    destination = events.describe_api_destination(Name=made["ApiDestination"])
+    connection = events.describe_connection(Name=made["Connection"])
+    plain = {**types["ApiDestination"], "InvocationEndpoint": "http://shop.example/orders",
+             "ConnectionArn": connection["ConnectionArn"], "Name": name}  # fmt: skip
+    return (
+        made["Rule"] == f"{name}|{name}"
+        and policy["Statement"] == [{"Sid": "Shops", **admitted}]
+        and destination["ConnectionArn"] == connection["ConnectionArn"]
+        and "InvocationEndpoint is not valid" in refusal(events.create_api_destination, **plain)
+    )
