@@ -284,7 +284,8 @@ def imported(file: str) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            module = f"{node.module}." if node.module else ""  # from . import a neighbour
+            names |= {f"{module}{alias.name}" for alias in node.names}
     return names
 
 

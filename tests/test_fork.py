@@ -97,6 +97,12 @@ def test_nothing_refers_to_what_is_not_there(stem: str) -> None:
     assert {file: names for file, names in found.items() if names} == {}
 
 
+def test_the_embedded_aws_has_all_that_runs_state_machines(stem: str) -> None:
+    """Whatever way its modules import each other."""
+    there = {file for file in fork.tracked() if file.startswith("sandbox/states/")}
+    assert there and there <= fork.project(PATTERNS[stem], NAME).keys()
+
+
 def test_a_requirement_that_nothing_uses_is_not_there() -> None:
     """By what is imported: a broker's client, or what handlers have from their layer."""
     for stem, pattern in PATTERNS.items():
