@@ -91,6 +91,9 @@ def close() -> None:
 
     def render_if_json(template: str, values: dict[str, Any]) -> str:
         """AWS delivers nothing where an object is put within a string of a JSON template."""
+        if event := values.get("aws.events.event"):  # the one place where it is detailType
+            named = {"detailType" if name == "detail-type" else name: event[name] for name in event}
+            values = {**values, "aws.events.event": named}
         if template.lstrip()[:1] not in {"{", "["}:
             return render(template, values)
         for text in re.findall(r'"(?:\\.|[^"\\])*"', template):

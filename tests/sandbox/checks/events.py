@@ -207,17 +207,54 @@ def eventbridge_delivery__logs(client: Clients) -> bool:
     ]
 
 
+def eventbridge_delivery__buses(client: Clients) -> bool:
+    """A target's role forwards to another bus and puts on a stream, if it may."""
+    bench, kinesis = Bench(client), client("kinesis")
+    url, arn = bench.queue("orders")
+    bus = bench.events.create_event_bus(Name=bench.name)["EventBusArn"]
+    second = bench.events.put_rule(
+        Name="all", EventBusName=bench.name, EventPattern=json.dumps({"source": [bench.name]})
+    )["RuleArn"]
+    bench.admit(url, arn, second)
+    bench.events.put_targets(
+        Rule="all", EventBusName=bench.name, Targets=[{"Id": "one", "Arn": arn}]
+    )
+    kinesis.create_stream(StreamName=bench.name, ShardCount=1)
+    stream = f"arn:aws:kinesis:us-east-1:{ACCOUNT}:stream/{bench.name}"
+    name = role(client, EVENTS)
+    for target in (bus, stream):
+        bench.target(target, RoleArn=arn_of(name))
+        bench.put("kept out")
+    if bench.codes() != ["NO_PERMISSIONS"] * 2:
+        return False
+    allow(client, name, "*", bus, stream)
+    for target in (stream, bus):
+        bench.target(target, RoleArn=arn_of(name))
+        bench.put("let in")
+    (shard,) = kinesis.list_shards(StreamName=bench.name)["Shards"]
+    at = kinesis.get_shard_iterator(
+        StreamName=bench.name, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
+    )["ShardIterator"]
+    records = kinesis.get_records(ShardIterator=at)["Records"]
+    return len(records) == 1 and ["let in" in one["Body"] for one in bench.received(url)] == [True]
+
+
 def eventbridge_delivery__templates(client: Clients) -> bool:
     """An object within a string of a JSON template comes to no JSON: nothing is delivered."""
     bench = Bench(client)
     url, arn = bench.queue("orders")
     bench.admit(url, arn, bench.rule)
-    for template in ('{"bad": "<detail>"}', '{"good": <detail>}'):
+    own = '{"type": <aws.events.event>}'
+    for template in ('{"bad": "<detail>"}', '{"good": <detail>}', own):
         paths = {"detail": "$.detail"}
         bench.target(arn, InputTransformer={"InputPathsMap": paths, "InputTemplate": template})
         bench.put("object")
     told = [json.loads(one["Body"]) for one in bench.received(url)]
-    return told == [{"good": {"is": "object"}}] and bench.codes() == ["INVALID_JSON"]
+    return (
+        told[0] == {"good": {"is": "object"}}
+        and told[1]["type"]["detailType"] == "Test"
+        and bench.codes() == ["INVALID_JSON"]
+    )
 
 
 def cloudwatch_alarm_topics(client: Clients) -> bool:
