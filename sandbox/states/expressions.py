@@ -81,6 +81,8 @@ def evaluate(expression: str, field: str, bindings: dict[str, Any]) -> Any:
         compiled.assign("eval", None)
         for name, function in FUNCTIONS.items():
             compiled.register_lambda(name, function)
+        for name in ("contains", "match", "replace", "split"):
+            compiled.register_lambda(name, _that_proceeds(compiled.environment.lookup(name)))
         found = compiled.evaluate(None, _with_nulls(bindings))
         if isinstance(found, float) and not math.isfinite(found):
             return None  # JSON has no infinity (measured on AWS, floci#2783)
@@ -124,9 +126,13 @@ def _message(error: Exception) -> str:
         return f": {error}"
     if error.error in _BOUNDS:
         return f": {_BOUNDS[error.error]}"
+    if error.error.startswith("Second argument of replace"):
+        return ". D3010: Second argument of replace function cannot be an empty string"
     # The package fills its templates without quotation marks, and says Object for function.
     given = iter((error.current, error.expected, error.extra))
     template = JException.error_codes.get(error.error, str(error))
+    if template == "{{{message}}}":  # what $error and $assert say
+        return f". {error.error}: {error.current}"
     said = re.sub(r"\{\{\w+\}\}", lambda _: _shown(next(given, None)), template)
     said = re.sub(r"\b(of|match|\w+(?= Object must)) Object\b", r"\1 function", said)
     return f". {error.error}: {said}"
@@ -196,11 +202,25 @@ def _parse(source: str | None) -> Any:
     return None if source is None else _with_nulls(json.loads(source))
 
 
+def _that_proceeds(function: Any) -> Callable[..., Any]:
+    """A function with a pattern, which must not match nothing: JSONata would never get on."""
+
+    def call(*given: Any) -> Any:
+        if any(hasattr(one, "fullmatch") and one.fullmatch("") for one in given):
+            raise JException("D1004", 0)
+        return function.call(None, function.validate(list(given), None))
+
+    return call
+
+
 def _to_millis(timestamp: Any = None, picture: Any = None) -> Any:
     # The package reads "2024-01-01 00:00:00", which AWS does not.
     if picture is None and isinstance(timestamp, str) and " " in timestamp:
         raise JException("D3110", 0, timestamp)
-    return Functions.datetime_to_millis(timestamp, picture)
+    try:
+        return Functions.datetime_to_millis(timestamp, picture)
+    except ValueError:
+        raise JException("D3110", 0, timestamp) from None
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
