@@ -45,6 +45,11 @@ PATCHES = (
     "services.eventbridge._rules",
     "services.eventbridge._targets",
     "services.eventbridge._event_buses",
+    "services.eventbridge._event_bus_policies",
+    "services.eventbridge._create_event_bus",
+    "services.eventbridge._describe_event_bus",
+    "services.eventbridge._delete_event_bus",
+    "services.eventbridge._remove_permission",
     "services.eventbridge._ensure_default_bus",
     "services.eventbridge._rule_key",
     "services.eventbridge._rule_arn",
@@ -72,7 +77,11 @@ def close() -> None:
     eventbridge._put_rule = before(eventbridge._put_rule, rule_by_api)
     eventbridge._put_targets = before(eventbridge._put_targets, targets_by_api)
     eventbridge._delete_rule = before(eventbridge._delete_rule, without_targets)
-    eventbridge._list_rules = before(eventbridge._list_rules, bus_of)
+    _check("_list_rules", bus_of)
+    _check("_create_event_bus", new_bus)
+    _check("_describe_event_bus", described_bus)
+    _check("_delete_event_bus", deleted_bus)
+    _check("_remove_permission", statement_of)
     for call in ("describe_rule", "enable_rule", "disable_rule"):
         _check(f"_{call}", lambda data: there(data, data.get("Name", "")))
     for call in ("remove_targets", "list_targets_by_rule"):
@@ -140,6 +149,35 @@ def bus_of(data: dict[str, Any]) -> str:
         raise Refused(f"Event bus {name} does not exist.", "ResourceNotFoundException")
     data["EventBusName"] = name
     return name
+
+
+def new_bus(data: dict[str, Any]) -> None:
+    """CreateEventBus."""
+    if problem := ranges.problem("events", "CreateEventBus", data):
+        raise Refused(problem, INVALID)
+    if data["Name"] in eventbridge._event_buses:
+        text = f"Event bus {data['Name']} already exists."
+        raise Refused(text, "ResourceAlreadyExistsException")
+
+
+def described_bus(data: dict[str, Any]) -> None:
+    """DescribeEventBus, by name or ARN."""
+    data["Name"] = bus_of({"EventBusName": data.get("Name")})
+
+
+def deleted_bus(data: dict[str, Any]) -> None:
+    """DeleteEventBus: one that is gone is no error."""
+    if data.get("Name") == "default":
+        raise Refused("Cannot delete event bus default.", INVALID)
+
+
+def statement_of(data: dict[str, Any]) -> None:
+    """RemovePermission: of a statement that must be there."""
+    policy = eventbridge._event_bus_policies.get(bus_of(data)) or {}
+    names = {statement.get("Sid") for statement in policy.get("Statement", [])}
+    if not data.get("RemoveAllPermissions") and data.get("StatementId") not in names:
+        text = "Statement with the provided id does not exist."
+        raise Refused(text, "ResourceNotFoundException")
 
 
 def there(data: dict[str, Any], rule: str) -> list[dict[str, Any]]:

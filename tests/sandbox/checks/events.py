@@ -501,6 +501,28 @@ def eventbridge_refusals__rules(client: Clients) -> bool:
     ]
 
 
+def eventbridge_refusals__buses(client: Clients) -> bool:
+    """Buses that are there already or not at all, and statements that are in no policy."""
+    events, name = client("events"), f"bus-{uuid.uuid4().hex[:8]}"
+    arn = events.create_event_bus(Name=name)["EventBusArn"]
+    found = [
+        refusal(events.create_event_bus, Name=name),
+        refusal(events.create_event_bus, Name="a b").partition(":")[0],
+        refusal(events.delete_event_bus, Name="default"),
+        refusal(events.describe_event_bus, Name=f"{name}-gone"),
+        refusal(events.remove_permission, EventBusName=name, StatementId="none"),
+        refusal(events.describe_event_bus, Name=arn),
+    ]
+    return found == [
+        f"ResourceAlreadyExistsException: Event bus {name} already exists.",
+        "ValidationException",
+        "ValidationException: Cannot delete event bus default.",
+        f"ResourceNotFoundException: Event bus {name}-gone does not exist.",
+        "ResourceNotFoundException: Statement with the provided id does not exist.",
+        "",
+    ]
+
+
 def eventbridge_refusals__targets(client: Clients) -> bool:
     """Inputs, roles and dead-letter queues of targets, and those that nothing is delivered to."""
     bench = Bench(client)
