@@ -667,20 +667,25 @@ def test_parallel_branches_run_at_the_same_time() -> None:
 
 
 def test_a_branch_that_fails_stops_the_others() -> None:
-    stopped: list[bool] = []
+    begun, stopped = threading.Event(), threading.Event()
 
     def perform(task: Task) -> Any:
+        if task.resource == FUNCTION:
+            return begun.wait(10)
         told(task)
-        stopped.append(task.ended.wait(10))
+        begun.set()
+        if task.ended.wait(10):
+            stopped.set()
         return "late"
 
     slow = branch({"Type": "Task", "Resource": LAMBDA}, {"Type": "Pass"})
-    fails = branch({"Type": "Wait", "Seconds": 0.2}, {"Type": "Fail", "Error": "E", "Cause": "C"})
+    fails = branch(
+        {"Type": "Task", "Resource": FUNCTION}, {"Type": "Fail", "Error": "E", "Cause": "C"}
+    )
     ran = only({}, perform, Type="Parallel", Branches=[slow, fails],
                Catch=[{"ErrorEquals": ["E"], "Next": "P"}], Next="P")  # fmt: skip
     assert (ran.error, ran.cause) == ("States.Runtime", "The state 'P' does not exist")
-    time.sleep(0.1)
-    assert stopped == [True]
+    assert stopped.wait(10)
     kinds = [kind for _, _, kind in ran.story]
     assert "TaskSucceeded" not in kinds and "PassStateEntered" not in kinds
     failed = next(one for one in ran.story if one[2] == "FailStateEntered")
@@ -789,11 +794,14 @@ def test_a_map_runs_as_many_at_a_time_as_it_may(limit: State, most: int) -> None
 
 
 def test_an_iteration_that_fails_stops_the_others() -> None:
+    begun = threading.Event()
+
     def perform(task: Task) -> Any:
         told(task)
         if task.arguments == 1:
-            time.sleep(0.2)
+            begun.wait(10)
             raise StatesError("E", "C")
+        begun.set()
         task.ended.wait(10)
 
     ran = run({"M": over({"Type": "Task", "Resource": LAMBDA}, MaxConcurrency=2)},
