@@ -82,6 +82,15 @@ def close() -> None:
         if not _queued.get():  # a call that is queued: its attempts are counted instead
             emit(*arguments, **named)
 
+    find = lambda_svc._get_func_record_for_ref
+
+    def found(reference: str) -> tuple[Any, Any, str]:
+        record, config, name = find(reference)
+        if config and (qualifier := lambda_svc._resolve_name_and_qualifier(reference)[1]):
+            config = {**config, "FunctionArn": f"{_unqualified(config)}:{qualifier}"}
+        return record, config, name
+
+    lambda_svc._get_func_record_for_ref = found  # what was called says whose settings count
     lambda_svc._execute_function_dispatch = dispatched
     lambda_svc._emit_lambda_metrics, lambda_svc._invoke = emitted, invoked
     lambda_svc.invoke_async_with_retry = queue
@@ -173,8 +182,12 @@ def _settings(config: dict[str, Any]) -> tuple[dict[str, Any], str]:
         qualifier = config["Version"]
     known = (lambda_svc._functions.get(name) or {}).get("event_invoke_configs") or {}
     settings = known.get(qualifier or "$LATEST") or (known.get("") if not qualifier else None)
-    unqualified = ":".join(config["FunctionArn"].split(":")[:7])
-    return settings or {}, f"{unqualified}:{qualifier or '$LATEST'}"
+    return settings or {}, f"{_unqualified(config)}:{qualifier or '$LATEST'}"
+
+
+def _unqualified(config: dict[str, Any]) -> str:
+    """A function's ARN without version and alias."""
+    return ":".join(config["FunctionArn"].split(":")[:7])
 
 
 def _reserved(config: dict[str, Any]) -> Any:
@@ -248,7 +261,7 @@ def settings_fit(name: str, _: str | None, sent: dict[str, Any]) -> None:
 def destination_fits(arn: str, outcome: str, config: dict[str, Any]) -> None:
     """Whether a function's destination is there, can be one and may be written to by its role."""
     service = arn.split(":")[2] if arn.count(":") > 4 else ""
-    if service == "lambda" and arn.split(":")[:7] == config["FunctionArn"].split(":")[:7]:
+    if service == "lambda" and ":".join(arn.split(":")[:7]) == _unqualified(config):
         raise Refused("You can't specify the function as a destination for itself.")
     there = {
         "sqs": lambda: sqs._queue_by_arn(arn),

@@ -188,6 +188,34 @@ def lambda_async_invocations__age(client: Clients) -> bool:
     return soon(lambda: highest(client, "AWS/Lambda", "Errors", FunctionName=fails.name) == 1)
 
 
+def lambda_async_invocations__alias(client: Clients) -> bool:
+    """An alias that SNS calls has settings of its own."""
+    echoes, sns = Handler(client, ECHOES), client("sns")
+    echoes.may(echoes.queue)
+    echoes.lambda_.get_waiter("function_active_v2").wait(FunctionName=echoes.name)
+    version = echoes.lambda_.publish_version(FunctionName=echoes.name)["Version"]
+    alias = echoes.lambda_.create_alias(
+        FunctionName=echoes.name, Name="live", FunctionVersion=version
+    )["AliasArn"]
+    echoes.configure(Qualifier="live", **on(success=echoes.queue))
+    topic = sns.create_topic(Name=echoes.name)["TopicArn"]
+    echoes.lambda_.add_permission(
+        FunctionName=echoes.name,
+        Qualifier="live",
+        StatementId="sns",
+        Action="lambda:InvokeFunction",
+        Principal="sns.amazonaws.com",
+        SourceArn=topic,
+    )
+    sns.subscribe(TopicArn=topic, Protocol="lambda", Endpoint=alias)
+    sns.publish(TopicArn=topic, Message="order")
+    record = json.loads(echoes.hears().get("Body", "{}"))
+    return (
+        record.get("requestContext", {}).get("functionArn") == alias
+        and record["responseContext"]["executedVersion"] == version
+    )
+
+
 def lambda_async_invocations__lost(client: Clients) -> bool:
     """What the role may no longer write is lost, and counted."""
     fails = Handler(client, FAILS)
