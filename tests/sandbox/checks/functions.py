@@ -240,6 +240,26 @@ def lambda_mapping_refusals(client: Clients) -> bool:
     )
 
 
+def lambda_mapping_properties(client: Clients) -> bool:
+    """A mapping that a template's update moves to a version calls that version."""
+    code = "def handler(event, context):\n    assert context.function_version == '1'\n"
+    consumer, cloudformation = Consumer(client, code), client("cloudformation")
+    consumer.lambda_.get_waiter("function_active_v2").wait(FunctionName=consumer.name)
+    consumer.lambda_.publish_version(FunctionName=consumer.name)
+    mapping: dict[str, Any] = {"FunctionName": consumer.name, "EventSourceArn": consumer.queue}
+    mapped = {"Mapping": {"Type": "AWS::Lambda::EventSourceMapping", "Properties": mapping}}
+    consumer.mapping = deploy(client, mapped, consumer.name)["Mapping"]
+    mapping["FunctionName"] = f"{consumer.function}:1"
+    cloudformation.update_stack(
+        StackName=consumer.name, TemplateBody=json.dumps({"Resources": mapped})
+    )
+    assert soon(lambda: stack_status(client, consumer.name) == "UPDATE_COMPLETE")
+    consumer.sqs.send_message(QueueUrl=consumer.url, MessageBody="order")
+    remain = consumer.remain(0)
+    consumer.stop()
+    return remain
+
+
 def lambda_mapping_refusals__template(client: Clients) -> bool:
     """Neither is a template's mapping made, nor changed, to what AWS refuses."""
     consumer, cloudformation = Consumer(client, FAILS), client("cloudformation")

@@ -189,7 +189,7 @@ def answers(client: Clients, url: str) -> bool:
     return True
 
 
-def lambda_mq_mapping(client: Clients) -> bool:
+def lambda_mapping_properties__broker(client: Clients) -> bool:
     """A template's mapping on a broker's queue keeps queue and login, and stays disabled."""
     access = [
         {"Type": "BASIC_AUTH", "URI": "arn:aws:secretsmanager:us-east-1:000000000000:secret:login"},
