@@ -53,6 +53,7 @@ PATCHES = (
     "services.stepfunctions._run_execution",
     "services.stepfunctions._start_execution",
     "services.stepfunctions._start_sync_execution",
+    "services.stepfunctions._state_machine_aliases",
     "services.stepfunctions._state_machine_versions",
     "services.stepfunctions._update_state_machine",
 )
@@ -238,6 +239,10 @@ def _begin(machine: dict[str, Any], name: str, data: dict[str, Any], asked: str)
             }
         ],
     }
+    if version:  # AWS says so of an execution that a version or an alias was named for
+        execution["stateMachineVersionArn"] = version
+    if asked in stepfunctions._state_machine_aliases:
+        execution["stateMachineAliasArn"] = asked
     stepfunctions._executions[arn] = execution
     return execution
 
@@ -256,7 +261,10 @@ def describe_execution(stock: Callable[..., Any], data: dict[str, Any]) -> Any:
         return answer
     for name in ("output", "outputDetails", "error", "cause"):
         told.pop(name, None)
-    told |= _outcome(stepfunctions._executions[data["executionArn"]]) | {"redriveCount": 0}
+    execution = stepfunctions._executions[data["executionArn"]]
+    told |= _outcome(execution) | {"redriveCount": 0}
+    for name in ("stateMachineVersionArn", "stateMachineAliasArn"):
+        told[name] = execution.get(name)
     status = told["status"]
     if status in ("RUNNING", "SUCCEEDED"):
         told["redriveStatus"] = "NOT_REDRIVABLE"

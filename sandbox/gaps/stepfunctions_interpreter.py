@@ -25,6 +25,7 @@ from states.task import StatesError, Task
 PATCHES = (
     "services.stepfunctions._executions",
     "services.stepfunctions._state_machines",
+    "services.stepfunctions._state_machine_versions",
     "services.stepfunctions._run_execution",
     "services.stepfunctions._stop_execution",
     "services.stepfunctions._emit_execution_status_event",
@@ -65,10 +66,13 @@ def close() -> None:
 
 
 def run(arn: str) -> None:
-    """Run an execution to its end."""
+    """Run an execution to its end: of the version that it was started for, if it was for one."""
     execution = stepfunctions._executions.get(arn)
     if execution and execution["status"] == "RUNNING":
         machine = stepfunctions._state_machines[execution["stateMachineArn"]]
+        version = stepfunctions._state_machine_versions.get(execution.get("stateMachineVersionArn"))
+        if version:
+            machine = machine | {name: version[name] for name in ("definition", "roleArn")}
         run_to_the_end(execution, machine, json.loads(machine["definition"]))
 
 

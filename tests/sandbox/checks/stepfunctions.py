@@ -344,6 +344,21 @@ def stepfunctions_interpreter__express(client: Clients) -> bool:
     )
 
 
+def stepfunctions_interpreter__versions(client: Clients) -> bool:
+    """A version, and an alias of it, goes on as it was published."""
+    sfn, arn = client("stepfunctions"), machine(client, {"Type": "Pass", "Result": "old"})
+    version = sfn.publish_state_machine_version(stateMachineArn=arn)["stateMachineVersionArn"]
+    alias = sfn.create_state_machine_alias(
+        name="live", routingConfiguration=[{"stateMachineVersionArn": version, "weight": 100}]
+    )["stateMachineAliasArn"]
+    definition = sfn.describe_state_machine(stateMachineArn=arn)["definition"]
+    sfn.update_state_machine(stateMachineArn=arn, definition=definition.replace("old", "new"))
+    found = [run(client, one) for one in (arn, version, alias)]
+    return [one["output"] for one in found] == ['"new"', '"old"', '"old"'] and [
+        (one.get("stateMachineVersionArn"), one.get("stateMachineAliasArn")) for one in found
+    ] == [(None, None), (version, None), (version, alias)]
+
+
 def stepfunctions_interpreter__history(client: Clients) -> bool:
     """Each event says which one it follows."""
     sfn, arn = client("stepfunctions"), machine(client, {"Type": "Pass"})
