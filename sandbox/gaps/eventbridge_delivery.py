@@ -10,15 +10,17 @@ Seen in MiniStack 1.5.33 with AUTH=true: nobody is asked, DeadLetterConfig is ke
 function is called once only, and nothing is delivered to Firehose, Kinesis and log groups. A Detail
 that is a string, which no caller may send, and templates that come to no JSON are delivered.
 
-What a state machine, an endpoint or a function makes of an event is not known here when the event
-is delivered, so nothing is retried; RetryPolicy is only checked.
+Endpoints are called again as the target's RetryPolicy says. All others take an event at once or not
+at all here, so nothing is retried.
 """
 
 import base64
 import contextvars
+import itertools
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +28,7 @@ from typing import Any
 import roles
 from ministack.core import iam_evaluator
 from ministack.core.arn import parse_arn
+from ministack.core.responses import get_account_id, get_region
 from ministack.services import (
     cloudwatch_logs,
     eventbridge,
@@ -46,7 +49,10 @@ PATCHES = (
     "services.eventbridge._event_buses",
     "services.eventbridge._api_destinations",
     "services.eventbridge._dispatch_to_event_bus",
-    "services.eventbridge._dispatch_to_api_destination",
+    "services.eventbridge._connections",
+    "services.eventbridge._build_api_destination_request",
+    "services.eventbridge._connection_auth_headers",
+    "services.eventbridge._api_destination_send_sync",
     "services.eventbridge._resolve_http_parameters",
     "services.eventbridge._resolve_http_parameter",
     "services.sns.publish_internal",
@@ -77,11 +83,12 @@ logger = logging.getLogger("gaps.eventbridge_delivery")
 
 
 class Undelivered(Exception):
-    """Why an event cannot be delivered, with AWS's code for it."""
+    """Why an event cannot be delivered: AWS's code for it, and what else its dead letter says."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code = code
+        self.more: dict[str, str] = {}
 
 
 def close() -> None:
@@ -198,6 +205,7 @@ def bury(problem: Undelivered, target: dict, rule: dict, view: Any) -> None:
         "TARGET_ARN": target["Arn"],
         "ERROR_CODE": problem.code,
         "ERROR_MESSAGE": str(problem),
+        **problem.more,
     }
     sqs._act_send_message(
         {
@@ -287,10 +295,54 @@ def _to_bus(target: dict, payload: str, delivery: Any) -> None:
 def _to_endpoint(target: dict, payload: str, delivery: Any) -> None:
     given = target.get("HttpParameters") or {}
     parameters = eventbridge._resolve_http_parameters(given, delivery[2].event_with_detail())
-    spec = parse_arn(target["Arn"])
-    eventbridge._dispatch_to_api_destination(
-        spec, payload, {**target, "HttpParameters": parameters}
+    destination = eventbridge._api_destinations[target["Arn"].split("/")[1]]
+    name = destination["ConnectionArn"].split("/")[1]
+    connection = eventbridge._connections.get(name) or {}
+    if connection.get("ConnectionState") != "AUTHORIZED":
+        raise Undelivered("NO_PERMISSIONS", f"The connection {name} is not authorized")
+    request = eventbridge._build_api_destination_request(
+        destination, connection, parameters, payload
     )
+    run = contextvars.copy_context().run
+    called = (target, request, dict(connection), delivery)
+    threading.Thread(target=run, args=(_call, *called), daemon=True).start()
+
+
+def _call(target: dict, request: dict, connection: dict, delivery: Any) -> None:
+    """Call an endpoint until it takes the event, as the target's retry policy says."""
+    policy, began = target.get("RetryPolicy") or {}, time.monotonic()
+    most = int(policy.get("MaximumRetryAttempts", 185))
+    oldest = int(policy.get("MaximumEventAgeInSeconds", 86_400))
+    for attempt in itertools.count():
+        problem, again = _called(request, connection)
+        if not problem:
+            return
+        last = attempt == most
+        if not again or last or time.monotonic() - began >= oldest:
+            if again:
+                condition = "MaximumRetryAttempts" if last else "MaximumEventAgeInSeconds"
+                problem.more["EXHAUSTED_RETRY_CONDITION"] = condition
+                problem.more["RETRY_ATTEMPTS"] = str(attempt)
+            bury(problem, target, *delivery[1:])
+            return
+        time.sleep(min(2**attempt, 60))
+
+
+def _called(request: dict, connection: dict) -> tuple[Undelivered | None, bool]:
+    """What went wrong with one call of an endpoint, and whether EventBridge tries again."""
+    key = (get_account_id(), get_region(), connection["Name"])
+    try:
+        headers = eventbridge._connection_auth_headers(connection, key)
+        status = eventbridge._api_destination_send_sync(request, headers)
+        if status in {401, 407} and connection["AuthorizationType"] == "OAUTH_CLIENT_CREDENTIALS":
+            headers = eventbridge._connection_auth_headers(connection, key, force_refresh=True)
+            status = eventbridge._api_destination_send_sync(request, headers)
+    except Exception as error:
+        return Undelivered("CONNECTION_FAILURE", str(error)), True
+    if 200 <= status < 300:
+        return None, False
+    text = f"The endpoint answered with status {status}"
+    return Undelivered("ERROR_FROM_TARGET", text), status in {401, 407, 409, 429} or status >= 500
 
 
 def _taken(answer: Any) -> None:

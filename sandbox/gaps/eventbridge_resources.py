@@ -3,8 +3,6 @@
 Seen in MiniStack 1.5.33: the three types are unknown to CloudFormation, the Policy of an event bus
 is dropped, Ref of a rule on a bus of one's own lacks "BUS|", PutPermission takes no whole policy,
 and API destinations may have endpoints without TLS and connections that are not there.
-
-An API destination is called once here, over the network of this machine.
 """
 
 import json

@@ -239,6 +239,42 @@ def eventbridge_delivery__buses(client: Clients) -> bool:
     return len(records) == 1 and ["let in" in one["Body"] for one in bench.received(url)] == [True]
 
 
+def eventbridge_delivery__endpoints(client: Clients) -> bool:
+    """An endpoint that nobody answers at is called again, and then the event is dead."""
+    bench, name = Bench(client), role(client, EVENTS)
+    basic = {"BasicAuthParameters": {"Username": "shop", "Password": "secret"}}
+    connection = bench.events.create_connection(
+        Name=bench.name, AuthorizationType="BASIC", AuthParameters=basic
+    )["ConnectionArn"]
+    arn = bench.events.create_api_destination(
+        Name=bench.name,
+        ConnectionArn=connection,
+        HttpMethod="POST",
+        InvocationEndpoint="https://localhost:9/orders",
+    )["ApiDestinationArn"]
+    bench.target(arn, RoleArn=arn_of(name), RetryPolicy={"MaximumRetryAttempts": 1})
+    bench.put("kept out")
+    allow(client, name, "events:InvokeApiDestination", arn)
+    bench.put("let in")
+    dead: list[dict[str, Any]] = []
+
+    def dying() -> bool:
+        dead.extend(bench.received(bench.dead))
+        return len(dead) == 2
+
+    if not soon(dying):
+        return False
+    found = [
+        {name: one["MessageAttributes"].get(name, {}).get("StringValue") for name in (
+            "ERROR_CODE", "EXHAUSTED_RETRY_CONDITION", "RETRY_ATTEMPTS")}
+        for one in dead
+    ]  # fmt: skip
+    return [list(one.values()) for one in found] == [
+        ["NO_PERMISSIONS", None, None],
+        ["CONNECTION_FAILURE", "MaximumRetryAttempts", "1"],
+    ]
+
+
 def eventbridge_delivery__templates(client: Clients) -> bool:
     """An object within a string of a JSON template comes to no JSON: nothing is delivered."""
     bench = Bench(client)
