@@ -146,8 +146,12 @@ def stepfunctions_interpreter__endings(client: Clients) -> bool:
     late = run(client, cut_off)
     if late["status"] != "TIMED_OUT" or late.keys() & {"error", "cause", "output"}:
         return False
-    (told,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", [{}])
-    if late["executionArn"] not in told.get("Body", ""):
+
+    def told() -> bool:
+        messages = sqs.receive_message(QueueUrl=url).get("Messages", [])
+        return any(late["executionArn"] in one["Body"] for one in messages)
+
+    if not soon(told):
         return False
     unsent = sqs.create_queue(QueueName=f"unsent-{uuid.uuid4().hex[:8]}")["QueueUrl"]
     sends = {
