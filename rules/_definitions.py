@@ -28,7 +28,7 @@ _GOES_ON = "Next End Assign"
 _DATA = "Type Comment QueryLanguage InputPath OutputPath Output"
 _HANDLES = "ResultSelector ResultPath Retry Catch Parameters Arguments"
 # The fields that each type of state has, in either language.
-FIELDS = {
+_FIELDS = {
     "Task": f"{_DATA} {_GOES_ON} {_HANDLES} Resource Credentials TimeoutSeconds TimeoutSecondsPath"
     " HeartbeatSeconds HeartbeatSecondsPath",
     "Wait": f"{_DATA} {_GOES_ON} Seconds SecondsPath Timestamp TimestampPath",
@@ -42,6 +42,7 @@ FIELDS = {
     " ToleratedFailureCount ToleratedFailureCountPath ToleratedFailurePercentage"
     " ToleratedFailurePercentagePath",
 }
+FIELDS = {kind: fields.split() for kind, fields in _FIELDS.items()}
 _JSONPATH_ONLY = (
     "InputPath OutputPath ResultPath ResultSelector Parameters ItemsPath TimeoutSecondsPath"
     " HeartbeatSecondsPath SecondsPath TimestampPath MaxConcurrencyPath ToleratedFailureCountPath"
@@ -154,7 +155,9 @@ def problems(definition: Any, express: bool = False, models: bool = False) -> li
     if not isinstance(definition, dict):
         return [Problem(SCHEMA, "Definition must be a valid JSON object", "")]
     language = definition.get("QueryLanguage", "JSONPath")
-    scope = Scope("JSONPath" if language == "JSONPath" else "JSONata", express, frozenset(), models)
+    if not _hidden(language):
+        language = "JSONPath" if language == "JSONPath" else "JSONata"
+    scope = Scope(language, express, frozenset(), models)
     found = [
         *_query_language(definition, ""),
         *_supported(definition, MACHINE, "/"),
@@ -283,6 +286,8 @@ def _state(state: dict[str, Any], where: str, scope: Scope) -> Iterator[Problem]
             yield Problem(SCHEMA, message, f"{where}/Type")
         return
     own = state.get("QueryLanguage", scope.language)
+    if _hidden(own):
+        return
     jsonata = own != "JSONPath"
     yield from _query_language(state, where)
     if own == "JSONPath" and scope.language == "JSONata":
@@ -293,10 +298,8 @@ def _state(state: dict[str, Any], where: str, scope: Scope) -> Iterator[Problem]
         fields = []
     else:
         fields = JSONPATH_ONLY if jsonata else JSONATA_ONLY
-    yield from _of_the_other(
-        state, [f for f in fields if f in FIELDS[kind].split()], where, jsonata
-    )
-    yield from _supported(state, FIELDS[kind].split(), where)
+    yield from _of_the_other(state, [f for f in fields if f in FIELDS[kind]], where, jsonata)
+    yield from _supported(state, FIELDS[kind], where)
     if missing := [name for name in REQUIRED.get(kind, ()) if name not in state]:
         yield Problem(SCHEMA, _required(missing), where)
     yield from _goes_on(state, kind, where)
@@ -362,7 +365,7 @@ def _goes_on(state: dict[str, Any], kind: str, where: str) -> Iterator[Problem]:
                 message = f"A Choice goes on by its rules and Default: '{field}' counts for nothing"
                 yield Problem(SCHEMA, message, where, False)
         return
-    if "Next" not in FIELDS[kind].split():
+    if "Next" not in FIELDS[kind]:
         return
     if "Next" not in state and state.get("End") is not True and not _hidden(state.get("End")):
         yield Problem(SCHEMA, "One of the fields 'Next' and 'End' is required", where)
@@ -395,7 +398,7 @@ def _handlers(state: dict[str, Any], where: str, jsonata: bool) -> Iterator[Prob
     """Retry and Catch."""
     catcher = {"ErrorEquals", "Next", "Comment", "Assign", "ResultPath", "Output"}
     for field, fields in (("Retry", RETRIER), ("Catch", catcher)):
-        if field not in FIELDS[state["Type"]].split() or _hidden(found := state.get(field, [])):
+        if field not in FIELDS[state["Type"]] or _hidden(found := state.get(field, [])):
             continue
         if not isinstance(found, list):
             yield _typed("ARRAY", f"{where}/{field}")

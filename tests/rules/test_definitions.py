@@ -460,6 +460,7 @@ def test_references_hide_what_they_stand_for() -> None:
     assert [one.location for one in read(broken)] == ["/States/Charge/Resource"]
     hidden = text.replace(LAMBDA.replace("aws", "${AWS::Partition}"), "${Charge.Arn}")
     assert read(hidden, models=True) == []
+    assert problems(changed("JSONPath", "QueryLanguage", "${Language}"), models=True) == []
     expression = "{% $states.input.n > ${Least} and '${Queue.Arn}' != $states.input.arn %}"
     assert problems(changed("JSONata", f"{PAID}/Choices/0/Condition", expression)) == []
 
