@@ -36,6 +36,7 @@ PARAMETERS = {
     "SageMakerPipelineParameters": "sagemaker",
     "SqsParameters": "sqs",
 }
+JSON = ("events", "lambda", "states")  # what takes no other text, unlike queues and topics
 READS = ("get", "describe", "list")  # what begins so changes nothing, and is not called
 # Services whose operations the sandbox calls, by Scheduler's name: botocore's name.
 SDK = {
@@ -74,7 +75,8 @@ def problems(schedule: Mapping[str, Any], region: str) -> Iterator[str]:
         yield f"MaximumWindowInMinutes {must} {when}"
     target = schedule["Target"]
     arn = target["Arn"]
-    if target.get("Input") is not None and not _is_json(target["Input"]):
+    takes_json = arn.startswith(PREFIX) or set(arn.split(":")[2:3]) & set(JSON)
+    if takes_json and target.get("Input") is not None and not _is_json(target["Input"]):
         yield "JSON syntax error in input for the target."
     yield from _of_universal(target) if arn.startswith(PREFIX) else _of_templated(target, region)
 

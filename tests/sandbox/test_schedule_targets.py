@@ -44,7 +44,11 @@ def schedule(arn: str = QUEUE, target: dict[str, Any] | None = None, **more: Any
                 " OFF."
             ],
         ),
-        (schedule(target={"Input": "text"}), ["JSON syntax error in input for the target."]),
+        (schedule(target={"Input": "text"}), []),
+        (
+            schedule(f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:buy", {"Input": "text"}),
+            ["JSON syntax error in input for the target."],
+        ),
         (
             schedule(QUEUE.replace("us-east-1", "eu-west-1")),
             ["The target ARN provided does not match the current region us-east-1."],

@@ -648,7 +648,10 @@ class Schedules:
 
 
 def scheduler_targets__roles(client: Clients) -> bool:
-    """A target is invoked if the schedule's role may; else what was due is in the dead letters."""
+    """A target is invoked if the schedule's role may; else what was due is in the dead letters.
+
+    A rate begins at once.
+    """
     made, now = Schedules(client), datetime.now(UTC) - timedelta(seconds=5)
     at = f"at({now.astimezone(ZoneInfo('Asia/Tokyo')):%Y-%m-%dT%H:%M:%S})"
     more = {"ScheduleExpression": at, "ScheduleExpressionTimezone": "Asia/Tokyo"}
@@ -658,16 +661,19 @@ def scheduler_targets__roles(client: Clients) -> bool:
     (dead,) = made.come(made.dead)
     allow(client, made.role, "sqs:SendMessage", f"{made.arn}*")
     late = {"ScheduleExpression": f"at({datetime.now(UTC):%Y-%m-%d}T00:00:00)"}
+    arn = f"arn:aws:scheduler:us-east-1:{ACCOUNT}:schedule/default/{made.name}-in"
     told = {"Input": '{"is": "<aws.scheduler.schedule-arn>"}'}
     assert not made.put(made.arn, f"{made.name}-in", told, **late)
+    assert not made.put(made.arn, target={"Input": "text, at once"})
     attributes = {name: one["StringValue"] for name, one in dead["MessageAttributes"].items()}
     return (
         dead["Body"] == '{"is": "kept out"}'
         and (attributes["TARGET_ARN"], attributes["RETRY_ATTEMPTS"]) == (made.arn, "0")
         and "AccessDenied" in attributes["ERROR_CODE"]
         and attributes["SCHEDULED_TIME"] == f"{now:%Y-%m-%dT%H:%M:%SZ}"
-        and soon(lambda: bool(made.come(made.url)))
-        and f"schedule/default/{made.name}-in" in made.come(made.url)[0]["Body"]
+        and soon(lambda: len(made.come(made.url)) == 2)
+        and sorted(one["Body"] for one in made.come(made.url))
+        == ["text, at once", f'{{"is": "{arn}"}}']
     )
 
 
