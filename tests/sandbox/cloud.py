@@ -125,9 +125,6 @@ def allow(client: Clients, name: str, action: str, *resources: str) -> None:
 
 def function(client: Clients, code: str) -> str:
     """The ARN of a new function whose module is this code with a `handler`; it writes a log."""
-    archived = io.BytesIO()
-    with zipfile.ZipFile(archived, "w") as archive:
-        archive.writestr("index.py", code)
     own = role(client, "lambda.amazonaws.com")
     client("iam").attach_role_policy(RoleName=own, PolicyArn=LOGS)
     made = client("lambda").create_function(
@@ -135,9 +132,24 @@ def function(client: Clients, code: str) -> str:
         Runtime="python3.14",
         Role=f"arn:aws:iam::000000000000:role/{own}",
         Handler="index.handler",
-        Code={"ZipFile": archived.getvalue()},
-    )
-    return made["FunctionArn"]
+        Code={"ZipFile": archive(code)},
+    )["FunctionArn"]
+    assert soon(lambda: done(client, made))
+    return made
+
+
+def archive(code: str) -> bytes:
+    """A deployment package whose module is this code."""
+    archived = io.BytesIO()
+    with zipfile.ZipFile(archived, "w") as package:
+        package.writestr("index.py", code)
+    return archived.getvalue()
+
+
+def done(client: Clients, arn: str) -> bool:
+    """Whether a function is made and its last change is done."""
+    found = client("lambda").get_function_configuration(FunctionName=arn)
+    return (found["State"], found["LastUpdateStatus"]) == ("Active", "Successful")
 
 
 def role_of(client: Clients, arn: str) -> str:

@@ -15,7 +15,9 @@ from tests.sandbox.cloud import (
     LOGS,
     Clients,
     allow,
+    archive,
     deploy,
+    done,
     function,
     highest,
     role,
@@ -356,6 +358,35 @@ def lambda_log_role(client: Clients) -> bool:
     lambda_.invoke(FunctionName=arn)
     found = logs.filter_log_events(logGroupName=group, filterPattern="said")["events"]
     return len(found) == 1
+
+
+def lambda_function_state(client: Clients) -> bool:
+    """Who does not wait until a function is made, or its change is done, is refused."""
+    lambda_ = client("lambda")
+    update = lambda_.update_function_configuration
+    own = f"arn:aws:iam::000000000000:role/{role(client, 'lambda.amazonaws.com')}"
+    pending = "The function is currently in the following state: Pending"
+
+    def hasty() -> bool:
+        name = f"function-{uuid.uuid4().hex[:8]}"
+        arn = lambda_.create_function(
+            FunctionName=name,
+            Runtime="python3.14",
+            Role=own,
+            Handler="index.handler",
+            Code={"ZipFile": archive(FAILS)},
+        )["FunctionArn"]
+        told = [refused(call, pending, FunctionName=name) for call in (lambda_.invoke, update)]
+        assert soon(lambda: done(client, name))
+        update(FunctionName=name, Timeout=5)
+        changing = f"An update is in progress for resource: {arn}"
+        told.append(refused(update, changing, FunctionName=name))
+        assert lambda_.invoke(FunctionName=name)["FunctionError"]  # while it is changed
+        assert soon(lambda: done(client, name))
+        return all(told) and bool(update(FunctionName=name))
+
+    # Each state lasts half a second: one attempt may be too slow.
+    return any(hasty() for _ in range(3))
 
 
 def lambda_function_refusals(client: Clients) -> bool:
