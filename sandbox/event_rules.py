@@ -45,6 +45,31 @@ def entry_problem(entry: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
+def at(event: Any, path: str) -> Any:
+    """What a path such as $.detail.items[0].id selects of an event, all of it where it has a *.
+
+    LookupError if there is nothing.
+    """
+    values, every = [event], "*" in path
+    for name, index in re.findall(r"\.([^.\[\]]+)|\[(\d+|\*)\]", path):
+        step = name or index
+        if step == "*":
+            values = [one for value in values for one in _children(value)]
+        elif name:
+            values = [value[name] for value in values if isinstance(value, dict) and name in value]
+        else:
+            values = [value[int(index)] for value in values if len(_items(value)) > int(index)]
+    return values if every else values[0]
+
+
+def _children(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else _items(value)
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def target_problems(target: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a rule's target, in AWS's words."""
     name, arn = target["Id"], target["Arn"]

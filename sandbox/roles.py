@@ -96,7 +96,7 @@ def _session() -> boto3.Session:
 def trusts(role: str, principal: str, **sent: str) -> bool:
     """Whether a role exists and lets this service principal assume it."""
     found = iam._roles.get_scoped(role.split(":")[4], None, role.rpartition("/")[2])
-    return found is not None and _admits(
+    return found is not None and policy_admits(
         found["AssumeRolePolicyDocument"], principal, "sts:AssumeRole", role, sent
     )
 
@@ -107,10 +107,13 @@ def admits(principal: str, action: str, resource: str, **sent: str) -> bool:
     `sent` is what the service says about itself, such as aws_SourceArn. False without a policy.
     """
     policy = iam_evaluator._resource_policy(action.partition(":")[0], resource)
-    return bool(policy) and _admits(policy[0], principal, action, resource, sent)
+    return bool(policy) and policy_admits(policy[0], principal, action, resource, sent)
 
 
-def _admits(policy: Any, principal: str, action: str, resource: str, sent: dict[str, str]) -> bool:
+def policy_admits(
+    policy: Any, principal: str, action: str, resource: str, sent: dict[str, str]
+) -> bool:
+    """Whether such a policy lets a service principal do this; `sent` as for admits()."""
     keys = {key.replace("_", ":").lower(): value for key, value in sent.items()}
     context = _context(("Service", "*", ""), action, resource, keys)
     decision = iam_evaluator.evaluate_resource_policy(policy, context, service=principal)

@@ -23,8 +23,11 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
+import event_rules
 import roles
 from ministack.core import iam_evaluator
 from ministack.core.arn import parse_arn
@@ -44,7 +47,6 @@ PATCHES = (
     *roles.NEEDS,
     "services.eventbridge._invoke_target",
     "services.eventbridge._pattern_event_view",
-    "services.eventbridge._apply_input_transformer",
     "services.eventbridge._render_input_template",
     "services.eventbridge._event_buses",
     "services.eventbridge._api_destinations",
@@ -94,27 +96,6 @@ class Undelivered(Exception):
 def close() -> None:
     """Deliver by EventBridge's rules."""
     eventbridge._invoke_target = invoke
-    render = eventbridge._render_input_template
-
-    def render_if_json(template: str, values: dict[str, Any]) -> str:
-        """AWS delivers nothing where an object is put within a string of a JSON template."""
-        if event := values.get("aws.events.event"):  # the one place where it is detailType
-            named = {"detailType" if name == "detail-type" else name: event[name] for name in event}
-            values = {**values, "aws.events.event": named}
-        if template.lstrip()[:1] not in {"{", "["}:
-            return render(template, values)
-        for text in re.findall(r'"(?:\\.|[^"\\])*"', template):
-            for name in re.findall("<([^<>]*)>", text):
-                if isinstance(values.get(name), dict | list):
-                    raise Undelivered("INVALID_JSON", f"<{name}> is an object within a string")
-        rendered = render(template, values)
-        try:
-            json.loads(rendered)
-        except ValueError as error:
-            raise Undelivered("INVALID_JSON", f"The input is no JSON: {error}") from None
-        return rendered
-
-    eventbridge._render_input_template = render_if_json
 
 
 def invoke(target: dict, event: dict, rule: dict, view: Any = None) -> None:
@@ -147,18 +128,48 @@ def deliver(target: dict, event: dict, rule: dict, view: Any) -> None:
 
 def transformed(target: dict, rule: dict, view: Any) -> str:
     """What the target gets: the event, or what the target's input makes of it, as JSON."""
-    if given := target.get("Input"):
-        return given
     event = view.event_with_detail()
     if transformer := target.get("InputTransformer"):
-        return eventbridge._apply_input_transformer(transformer, rule, view)
+        return rendered(transformer, rule, view)
     if path := target.get("InputPath"):
+        with suppress(LookupError):
+            event = event_rules.at(event, path)
+    return target.get("Input") or json.dumps(event)
+
+
+def rendered(transformer: dict, rule: dict, view: Any) -> str:
+    """An input template with its values; what is not there is empty.
+
+    AWS delivers nothing where an object is put within a string of a JSON template.
+    """
+    event, template = view.event_with_detail(), transformer["InputTemplate"]
+    values: dict[str, Any] = {}
+    for name, path in (transformer.get("InputPathsMap") or {}).items():
         try:
-            for part in path.removeprefix("$").strip(".").split("."):
-                event = event[part] if part else event
-        except (KeyError, TypeError):
-            pass  # the whole event, or what was reached of it
-    return json.dumps(event)
+            values[name] = event_rules.at(event, path)
+        except LookupError:
+            values[name] = ""
+    values |= {
+        "aws.events.rule-arn": rule["Arn"],
+        "aws.events.rule-name": rule["Name"],
+        "aws.events.event.ingestion-time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "aws.events.event.json": event,
+        "aws.events.event": {  # the one place where it is detailType
+            "detailType" if name == "detail-type" else name: value
+            for name, value in view.envelope().items()
+        },
+    }
+    made = eventbridge._render_input_template(template, values)
+    if template.lstrip()[:1] in {"{", "["}:
+        for text in re.findall(r'"(?:\\.|[^"\\])*"', template):
+            for name in re.findall("<([^<>]*)>", text):
+                if isinstance(values.get(name), dict | list):
+                    raise Undelivered("INVALID_JSON", f"<{name}> is an object within a string")
+        try:
+            json.loads(made)
+        except ValueError as error:
+            raise Undelivered("INVALID_JSON", f"The input is no JSON: {error}") from None
+    return made
 
 
 def ask(target: dict, rule: dict, action: str) -> None:
@@ -183,11 +194,11 @@ def admitted(action: str, arn: str, sent: dict[str, str]) -> bool:
         statements = policy.get("Statement", [])
         statements = [statements] if isinstance(statements, dict) else statements
         counts = [one for one in statements if one["Effect"] == "Deny" or not one.get("Condition")]
-        return roles._admits({"Statement": counts}, SERVICE, action, arn, sent)
+        return roles.policy_admits({"Statement": counts}, SERVICE, action, arn, sent)
     if action == "logs:PutLogEvents":
         stream = arn.removesuffix(":*") + ":log-stream:events"
         return any(
-            roles._admits(one["policyDocument"], SERVICE, action, stream, sent)
+            roles.policy_admits(one["policyDocument"], SERVICE, action, stream, sent)
             for one in cloudwatch_logs._resource_policies.values()
         )
     return roles.admits(SERVICE, action, arn, **sent)

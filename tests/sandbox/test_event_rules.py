@@ -70,3 +70,26 @@ def test_an_entry_is_taken() -> None:
 )
 def test_targets(target: dict[str, Any], said: list[str]) -> None:
     assert list(event_rules.target_problems(target)) == said
+
+
+EVENT = {"detail-type": "Order", "detail": {"items": [{"id": 1}, {"id": 2}], "none": None}}
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("$", EVENT),
+        ("$.detail-type", "Order"),
+        ("$.detail.items[1].id", 2),
+        ("$.detail.items[*].id", [1, 2]),
+        ("$.detail.none", None),
+    ],
+)
+def test_paths(path: str, found: Any) -> None:
+    assert event_rules.at(EVENT, path) == found
+
+
+@pytest.mark.parametrize("path", ["$.missing", "$.detail.items[2]", "$.detail-type.x"])
+def test_paths_to_nothing(path: str) -> None:
+    with pytest.raises(LookupError):
+        event_rules.at(EVENT, path)

@@ -69,7 +69,14 @@ class Bench:
         """Send one event that the rule matches."""
         detail = json.dumps({"is": said})
         self.events.put_events(
-            Entries=[{"Source": self.name, "DetailType": "Test", "Detail": detail}]
+            Entries=[
+                {
+                    "Source": self.name,
+                    "DetailType": "Test",
+                    "Detail": detail,
+                    "Resources": ["shop"],
+                }
+            ]
         )
 
     def received(self, url: str) -> list[dict[str, Any]]:
@@ -280,15 +287,15 @@ def eventbridge_delivery__templates(client: Clients) -> bool:
     bench = Bench(client)
     url, arn = bench.queue("orders")
     bench.admit(url, arn, bench.rule)
-    own = '{"type": <aws.events.event>}'
+    own = '{"type": <aws.events.event>, "first": <first>}'
     for template in ('{"bad": "<detail>"}', '{"good": <detail>}', own):
-        paths = {"detail": "$.detail"}
+        paths = {"detail": "$.detail", "first": "$.resources[0]"}
         bench.target(arn, InputTransformer={"InputPathsMap": paths, "InputTemplate": template})
         bench.put("object")
     told = [json.loads(one["Body"]) for one in bench.received(url)]
     return (
         told[0] == {"good": {"is": "object"}}
-        and told[1]["type"]["detailType"] == "Test"
+        and (told[1]["type"]["detailType"], told[1]["first"]) == ("Test", "shop")
         and bench.codes() == ["INVALID_JSON"]
     )
 
