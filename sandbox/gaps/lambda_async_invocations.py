@@ -5,7 +5,8 @@ say why; its destinations on failure and on success get a record. Lambda writes 
 function's role, and refuses a function or a configuration whose role may not. Seen in MiniStack
 1.5.33: the dead-letter queue gets a record; a template's is dropped; the record has three fields
 and always three attempts; a success goes nowhere, and nothing to EventBridge or S3; no role is
-asked; settings of an alias or a version are passed over; attempts are not in the metrics.
+asked; settings of an alias or a version are passed over; attempts are not in the metrics, and call
+the code of the first.
 
 The two retries are a minute and two after each other on AWS, and a second and two here.
 """
@@ -39,6 +40,7 @@ PATCHES = (
     "services.lambda_svc._emit_lambda_metrics",
     "services.lambda_svc._execute_function",
     "services.lambda_svc._execute_function_dispatch",
+    "services.lambda_svc._execution_record_for_config",
     "services.lambda_svc._functions",
     "services.lambda_svc._get_func_record_for_ref",
     "services.lambda_svc._invoke",
@@ -152,7 +154,7 @@ def _attempt(
     began, slept, attempts = time.monotonic(), 0.0, 0
     while True:
         started = time.time()
-        result = lambda_svc._execute_function(func, event)
+        result = lambda_svc._execute_function(_current(func), event)
         if throttled := bool(result.get("throttle")):
             if _reserved(config) == 0:
                 return None, "ZeroReservedConcurrency", attempts
@@ -173,6 +175,13 @@ def _attempt(
         pause = wait / async_records.RETRY_SECONDS * lambda_svc._LAMBDA_ASYNC_RETRY_BASE_SECONDS
         slept += wait - pause
         time.sleep(pause)
+
+
+def _current(func: dict[str, Any]) -> dict[str, Any]:
+    """A function as it is by now: an attempt calls the code of its time."""
+    arn = (func.get("config") or func)["FunctionArn"]
+    record, config, _ = lambda_svc._get_func_record_for_ref(arn)
+    return lambda_svc._execution_record_for_config(record, config) if config else func
 
 
 def _settings(config: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -7,7 +7,17 @@ import uuid
 from typing import Any
 
 from tests.sandbox.checks.functions import refused, stack_status
-from tests.sandbox.cloud import FAILS, Clients, allow, deploy, function, highest, role_of, soon
+from tests.sandbox.cloud import (
+    FAILS,
+    Clients,
+    allow,
+    archive,
+    deploy,
+    function,
+    highest,
+    role_of,
+    soon,
+)
 
 ACCOUNT = "us-east-1:000000000000"
 ECHOES = "def handler(event, context):\n    return event\n"
@@ -186,6 +196,19 @@ def lambda_async_invocations__age(client: Clients) -> bool:
     if (context.get("condition"), context["approximateInvokeCount"]) != ("EventAgeExceeded", 2):
         return False
     return soon(lambda: highest(client, "AWS/Lambda", "Errors", FunctionName=fails.name) == 1)
+
+
+def lambda_async_invocations__mended(client: Clients) -> bool:
+    """A function that is mended between two attempts succeeds at the next."""
+    handler = Handler(client, FAILS)
+    handler.may(handler.queue)
+    handler.configure(MaximumRetryAttempts=2, **on(success=handler.queue))
+    handler.call({"order": 1})
+    if not soon(lambda: highest(client, "AWS/Lambda", "Errors", FunctionName=handler.name) == 1):
+        return False
+    handler.lambda_.update_function_code(FunctionName=handler.name, ZipFile=archive(ECHOES))
+    record = json.loads(handler.hears().get("Body", "{}"))
+    return record.get("responsePayload") == {"order": 1}
 
 
 def lambda_async_invocations__alias(client: Clients) -> bool:
