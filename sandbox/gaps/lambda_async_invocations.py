@@ -126,7 +126,6 @@ def _handle(func: dict[str, Any], event: Any) -> None:
     _request.set(request)
     settings, arn = _settings(config)
     result, condition, attempts = _attempt(func, event, settings)
-
     outcome = "OnSuccess" if condition == "Success" else "OnFailure"
     destination = (settings.get("DestinationConfig") or {}).get(outcome) or {}
     if target := destination.get("Destination"):
@@ -227,14 +226,14 @@ def _send(
             bucket = arn.rpartition(":")[2].partition("/")[0]
             client.put_object(Bucket=bucket, Key=f"aws/lambda/async/{name}/{key}", Body=text)
         else:
-            succeeded = '"condition": "Success"' in text
+            context = json.loads(text)["requestContext"]
+            ending = "Success" if context["condition"] == "Success" else "Failure"
             entry = {
                 "Source": "lambda",
-                "DetailType": "Lambda Function Invocation Result - "
-                + ("Success" if succeeded else "Failure"),
+                "DetailType": f"Lambda Function Invocation Result - {ending}",
                 "Detail": text,
                 "EventBusName": arn,
-                "Resources": [arn, json.loads(text)["requestContext"]["functionArn"]],
+                "Resources": [arn, context["functionArn"]],
             }
             if client.put_events(Entries=[entry])["FailedEntryCount"]:
                 raise RuntimeError("EventBridge took no event")
