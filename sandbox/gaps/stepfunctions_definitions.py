@@ -23,14 +23,13 @@ from ministack.core.responses import (
 )
 from ministack.services import cloudwatch_logs, stepfunctions
 from ministack.services.cloudformation import provisioners
-from states import requests
+from states import requests, services
 
 PATCHES = (
     "services.stepfunctions._state_machines",
     "services.stepfunctions._create_state_machine",
     "services.stepfunctions._update_state_machine",
     "services.stepfunctions._validate_state_machine_definition",
-    "services.stepfunctions._SERVICE_DISPATCH",
     "services.stepfunctions._AWS_SDK_SERVICE_MAP",
     "services.cloudwatch_logs._log_groups",
     "services.cloudformation.provisioners._RESOURCE_HANDLERS",
@@ -57,6 +56,8 @@ RULES = {
     "ecs": "StepFunctionsGetEventsForECSTaskRule",
     "states": "StepFunctionsGetEventsForStepFunctionsExecutionRule",
 }
+# What MiniStack serves, by the names of AWS SDK integrations.
+SERVED = {*stepfunctions._AWS_SDK_SERVICE_MAP, "firehose", "scheduler", "pipes", "mq"}
 WARNINGS = ("NO_DOLLAR", "PASS_RESULT_IS_STATIC")
 
 
@@ -186,14 +187,12 @@ def _tasks(text: str) -> Iterator[tuple[str, str, _calls.Call]]:
 
 
 def _runs(resource: str, call: _calls.Call) -> bool:
-    """Whether something here performs a call; MiniStack's ECS waits for Docker."""
+    """Whether something here performs a call."""
     if call.kind in ("optimized", "sdk") and not resource.startswith("arn:aws:states:::"):
         return False
     if call.kind == "sdk":
-        return call.service.lower() in stepfunctions._AWS_SDK_SERVICE_MAP
-    known = {name.rpartition(":::")[2] for name in stepfunctions._SERVICE_DISPATCH}
-    known = known - {"ecs:runTask"} | {"lambda:invoke", "states:startExecution"}
-    return call.kind != "optimized" or f"{call.service}:{call.action}" in known
+        return call.service.lower() in SERVED
+    return call.kind != "optimized" or call.service in services.SDK_1
 
 
 class _Assumed:

@@ -13,10 +13,9 @@ import contextvars
 import json
 import logging
 import threading
-import time
 from typing import Any
 
-from ministack.core.responses import json_response, new_uuid
+from ministack.core.responses import json_response
 from ministack.services import stepfunctions
 from states import history, interpreter, scope, times
 from states.faults import text
@@ -29,11 +28,6 @@ PATCHES = (
     "services.stepfunctions._run_execution",
     "services.stepfunctions._stop_execution",
     "services.stepfunctions._emit_execution_status_event",
-    "services.stepfunctions._invoke_resource",
-    "services.stepfunctions._activities",
-    "services.stepfunctions._activity_tasks",
-    "services.stepfunctions._task_tokens",
-    "services.stepfunctions._ExecutionError",
 )
 
 EXPRESS = 300  # seconds that an Express execution lasts at most (developer guide)
@@ -197,83 +191,9 @@ def _deadline(
     return timer
 
 
-def perform(task: Task) -> Any:
-    """Do one attempt of a task by MiniStack's own integrations."""
-    given, times_out = text(task.arguments), {}
-    for name, seconds in (("timeout", task.timeout), ("heartbeat", task.heartbeat)):
-        if seconds:
-            times_out[f"{name}InSeconds"] = int(seconds)
-    if ":activity:" in task.resource:
-        return _activity(task, times_out | {"resource": task.resource, "input": given})
-    if not task.resource.startswith("arn:aws:states:::"):
-        scheduled = {"resource": task.resource, "input": given}
-        task.tell("LambdaFunctionScheduled", times_out | scheduled)
-        task.tell("LambdaFunctionStarted", {})
-        return _call(task.resource, task.arguments)
-    parts = task.resource.removeprefix("arn:aws:states:::").split(":")
-    words = 2 if parts[0] == "aws-sdk" else 1
-    about = {"resourceType": ":".join(parts[:words]), "resource": ":".join(parts[words:])}
-    region = task.execution.split(":")[3]
-    task.tell("TaskScheduled", about | times_out | {"region": region, "parameters": given})
-    task.tell("TaskStarted", about)
-    if not task.token:
-        return _call(task.resource, task.arguments)
-    waiting = stepfunctions._task_tokens[task.token] = _waiting()
-    try:
-        submitted = _call(task.resource.removesuffix(".waitForTaskToken"), task.arguments)
-        task.tell("TaskSubmitted", about | {"output": text(submitted)})
-        return _answer(task, waiting)
-    finally:
-        stepfunctions._task_tokens.pop(task.token, None)
-
-
-def _call(resource: str, arguments: Any) -> Any:
-    try:
-        return stepfunctions._invoke_resource(resource, arguments)
-    except stepfunctions._ExecutionError as error:
-        raise StatesError(error.error, error.cause) from None
-
-
-def _activity(task: Task, scheduled: dict[str, Any]) -> Any:
-    """Wait for a worker, whose clocks start when it takes the task, and for its answer."""
-    if task.resource not in stepfunctions._activities:
-        raise StatesError("States.Runtime", f"The activity {task.resource} does not exist.")
-    task.tell("ActivityScheduled", scheduled)
-    token, tasks = new_uuid(), stepfunctions._activity_tasks[task.resource]
-    waiting = stepfunctions._task_tokens[token] = _waiting()
-    offered = {"taskToken": token, "input": scheduled["input"]}
-    tasks.append(offered)
-    try:
-        while offered in tasks:
-            if task.ended.wait(0.05):
-                tasks.remove(offered)
-                raise times.Over
-        task.tell("ActivityStarted", {})
-        return _answer(task, waiting, task.timeout)
-    finally:
-        stepfunctions._task_tokens.pop(token, None)
-
-
-def _waiting() -> dict[str, Any]:
-    """What MiniStack's SendTask... finds by a token."""
-    return {"event": threading.Event(), "result": None, "error": None, "heartbeat": None}
-
-
-def _answer(task: Task, waiting: dict[str, Any], timeout: float | None = None) -> Any:
-    """What is sent for a token, in time and with heartbeats."""
-    began = beaten = time.monotonic()
-    last = None
-    while not waiting["event"].wait(0.05):
-        if task.ended.is_set():
-            raise times.Over
-        if waiting["heartbeat"] != last:
-            last, beaten = waiting["heartbeat"], time.monotonic()
-        late = task.heartbeat and time.monotonic() - beaten > task.heartbeat
-        if late or (timeout and time.monotonic() - began > timeout):
-            raise StatesError("States.Timeout")
-    if failed := waiting["error"]:
-        raise StatesError(failed.get("Error"), failed.get("Cause"))
-    return json.loads(waiting["result"])
+def perform(_task: Task) -> Any:
+    """Do one attempt of a task: the gap stepfunctions_tasks puts its own here."""
+    raise StatesError("States.Runtime", "The sandbox performs no tasks")
 
 
 def distribute(*_: Any) -> Any:

@@ -87,7 +87,7 @@ def sqs_message_move_tasks(client: Clients) -> bool:
     )
 
 
-def stepfunctions_sdk_sqs(client: Clients) -> bool:
+def stepfunctions_tasks__sdk_sqs(client: Clients) -> bool:
     """A workflow redrives as its role: each grant is needed, and the answer comes back."""
     pair, role = Pair(client, "a"), role_that_may(client)
 

@@ -475,7 +475,7 @@ def stepfunctions_map_runs__results(client: Clients) -> bool:
     )
 
 
-def stepfunctions_role(client: Clients) -> bool:
+def stepfunctions_tasks__role(client: Clients) -> bool:
     """A task may publish only if the state machine's role may."""
     topic = client("sns").create_topic(Name=f"role-{uuid.uuid4().hex[:8]}")["TopicArn"]
     arguments = {"TopicArn": topic, "Message": "told"}
