@@ -196,7 +196,7 @@ def sns_subscription_dlq(client: Clients) -> bool:
     publish("refused")
     taken = bodies(client, url)
     sqs.delete_queue(QueueUrl=url)
-    publish("too late")
+    publish("too-late")
     assert taken == ["taken"]
-    assert bodies(client, other_url) == ["taken", "refused", "too late"]
-    return bodies(client, dead_url) == ["refused", "too late"]
+    assert bodies(client, other_url) == ["taken", "refused", "too-late"]
+    return bodies(client, dead_url) == ["refused", "too-late"]
