@@ -260,7 +260,7 @@ MUTATIONS: dict[str, Callable[[Resources], None]] = {
     "E9204": put(
         TOPIC, "DeliveryPolicy", {"http": {"defaultHealthyRetryPolicy": {"numRetries": 101}}}
     ),
-    "E9205": put(SUBSCRIPTION, "Protocol", "firehose"),
+    "E9205": drop(SUBSCRIPTION, "SubscriptionRoleArn"),
     "E9301": notified_twice,
     "E9302": notify_fifo,
     "W9401": definition(fragile),
