@@ -285,9 +285,9 @@ class OrdersThroughTheWorkflow:
             kind = event["type"]
             if kind == "TaskStateExited":
                 break
-            if kind in ("TaskScheduled", "LambdaFunctionScheduled"):
+            if kind == "LambdaFunctionScheduled":
                 found.append({"began": event["timestamp"].timestamp()})
-            elif re.match("(Task|LambdaFunction)(Failed|TimedOut|Succeeded)$", kind):
+            elif re.match("LambdaFunction(Failed|TimedOut|Succeeded)$", kind):
                 details = event[f"{kind[0].lower()}{kind[1:]}EventDetails"]
                 found[-1]["ended"] = event["timestamp"].timestamp()
                 found[-1]["with"] = details.get("error", "success")

@@ -24,6 +24,8 @@ Decisions worth knowing:
   Lambda, STS and Secrets Manager are what the mapping calls; Worker calls the last and CloudWatch
   (monitoring), and DynamoDB by a gateway endpoint, which is free.
 - RabbitMQ 4 on Amazon MQ publishes no metric of a single queue: Worker measures orders.dead.
+- Memory and disk are measured for the broker as a whole: one full node of three can hide in
+  BrokerMemory and BrokerDisk. Amazon MQ refers to RabbitMQ's own Prometheus metrics for its nodes.
 - The password does not rotate by itself: Amazon MQ's UpdateUser knows ActiveMQ only, and Secrets
   Manager has no rotation for it. Change it in RabbitMQ's console, then in the secret; the programs
   read the secret at each connection. Give each program a user of its own there, too.
