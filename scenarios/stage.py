@@ -258,9 +258,9 @@ class Stage:
     def listener(self, topic: str) -> Generator[str]:
         """The URL of a queue of our own that hears a topic for as long as the block runs."""
         sqs, sns = self.client("sqs"), self.client("sns")
-        url = sqs.create_queue(QueueName=f"{self.stack}-listener-{uuid.uuid4().hex[:8]}")[
-            "QueueUrl"
-        ]
+        name = f"{self.stack[:60]}-listener-{uuid.uuid4().hex[:8]}"  # of 80 characters at most
+        url = sqs.create_queue(QueueName=name)["QueueUrl"]
+        time.sleep(1 / self.clock)  # a new queue can be used after a second, SQS says
         attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
         arn = attributes["Attributes"]["QueueArn"]
         statement = {

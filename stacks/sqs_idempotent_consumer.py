@@ -143,19 +143,19 @@ class SqsIdempotentConsumer(Stack):
         endpoint_access.connections.allow_from(worker_access, HTTPS, "AWS services")
         worker_access.connections.allow_to_any_ipv4(
             HTTPS, "the gateways of S3 and DynamoDB; no other way out")
-        ways_out: list[Construct] = [
+        for service, endpoint in (
+            ("Sqs", ec2.InterfaceVpcEndpointAwsService.SQS),
+            ("AutoScaling", ec2.InterfaceVpcEndpointAwsService.AUTOSCALING),
+            ("CloudFormation", ec2.InterfaceVpcEndpointAwsService.CLOUDFORMATION),
+            ("Logs", ec2.InterfaceVpcEndpointAwsService.CLOUDWATCH_LOGS),
+            ("Ssm", ec2.InterfaceVpcEndpointAwsService.SSM),
+            ("SsmMessages", ec2.InterfaceVpcEndpointAwsService.SSM_MESSAGES),
+        ):
             network.add_interface_endpoint(
                 service, service=endpoint, open=False, security_groups=[endpoint_access])
-            for service, endpoint in (
-                ("Sqs", ec2.InterfaceVpcEndpointAwsService.SQS),
-                ("AutoScaling", ec2.InterfaceVpcEndpointAwsService.AUTOSCALING),
-                ("CloudFormation", ec2.InterfaceVpcEndpointAwsService.CLOUDFORMATION),
-                ("Logs", ec2.InterfaceVpcEndpointAwsService.CLOUDWATCH_LOGS),
-                ("Ssm", ec2.InterfaceVpcEndpointAwsService.SSM),
-                ("SsmMessages", ec2.InterfaceVpcEndpointAwsService.SSM_MESSAGES))]
+        network.add_gateway_endpoint(
+            "DynamoDb", service=ec2.GatewayVpcEndpointAwsService.DYNAMODB)
         s3 = network.add_gateway_endpoint("S3", service=ec2.GatewayVpcEndpointAwsService.S3)
-        ways_out += [s3, network.add_gateway_endpoint(
-            "DynamoDb", service=ec2.GatewayVpcEndpointAwsService.DYNAMODB)]
 
         program = s3_assets.Asset(
             self, "WorkerProgram", path=str(WORKERS), exclude=["**/__pycache__/**"])
@@ -264,7 +264,9 @@ class SqsIdempotentConsumer(Stack):
         ):
             worker_role.add_to_policy(iam.PolicyStatement(actions=actions_, resources=[resource]))
         worker_logs.grant_write(worker_role)
-        workers.node.add_dependency(worker_role, *ways_out)  # a worker needs them when it starts
+        # A worker needs them when it starts, and on destroy until it has let its instance go: with
+        # a rule or a route taken away before, the group would wait until Drain's time is over.
+        workers.node.add_dependency(worker_role, network, worker_access, endpoint_access)
         alerts.grant_publish(iam.ServicePrincipal("cloudwatch.amazonaws.com", conditions={
             "StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID},
             "ArnLike": {"aws:SourceArn": f"arn:{Aws.PARTITION}:cloudwatch:{Aws.REGION}:"

@@ -117,10 +117,19 @@ def test_a_worker_may_do_what_it_does_and_nothing_else(pattern: Synthesized) -> 
     assert all(where in allowed[action] for action, where in expected.items())
 
 
-def test_a_worker_starts_with_its_permissions_and_its_ways_out(pattern: Synthesized) -> None:
+def test_a_worker_has_its_permissions_and_its_ways_out_from_start_to_end(
+    pattern: Synthesized,
+) -> None:
     (logical_id,) = pattern.resources("AWS::AutoScaling::AutoScalingGroup")
     needs = set(pattern.template["Resources"][logical_id]["DependsOn"])
-    assert set(pattern.resources("AWS::EC2::VPCEndpoint")) <= needs
+    for way_out in (
+        "VPCEndpoint",
+        "SecurityGroupIngress",
+        "SecurityGroupEgress",
+        "SubnetRouteTableAssociation",
+    ):
+        found = set(pattern.resources(f"AWS::EC2::{way_out}"))
+        assert found and found <= needs, way_out
     assert any(one.startswith("WorkerRoleDefaultPolicy") for one in needs)
 
 

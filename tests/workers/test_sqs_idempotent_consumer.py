@@ -34,7 +34,7 @@ ORDER = {"order_id": "a", "customer": "ada", "items": [ITEM]}
 
 orders = st.fixed_dictionaries(
     {
-        "order_id": st.text(min_size=1),
+        "order_id": st.text(min_size=1, max_size=64),
         "customer": st.text(min_size=1),
         "items": st.lists(
             st.fixed_dictionaries({"sku": st.text(), "quantity": st.integers(1, 10**6)}),
@@ -132,6 +132,9 @@ def test_any_text_is_an_order_or_malformed_with_a_reason(
     [
         ({"order_id": ""}, "order_id"),
         ({"order_id": ["a"]}, "order_id"),
+        ({"order_id": 65 * "a"}, "order_id: longer than 64 characters"),
+        # A row holds the order as JSON, which takes six bytes for this letter.
+        ({"note": 60_000 * "é"}, "larger than 350000 bytes"),
         ({"customer": None}, "customer"),
         ({"items": []}, "items: missing or empty"),
         ({"items": "tea"}, "items: missing or empty"),

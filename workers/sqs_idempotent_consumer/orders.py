@@ -11,6 +11,8 @@ import time
 from typing import Any
 
 LONGEST_PACKING = 600  # seconds
+# DynamoDB's own limits are 2,048 bytes of a key and 400 KB of a row, names included.
+LONGEST_ID, LARGEST_ORDER = 64, 350_000  # characters, bytes
 
 
 class MalformedOrder(ValueError):
@@ -32,6 +34,10 @@ def parse_order(body: str) -> dict[str, Any]:
     for field in ("order_id", "customer"):
         if not (isinstance(order.get(field), str) and order[field]):
             raise MalformedOrder(f"{field}: missing or not text")
+    if len(order["order_id"]) > LONGEST_ID:
+        raise MalformedOrder(f"order_id: longer than {LONGEST_ID} characters")
+    if len(json.dumps(order)) > LARGEST_ORDER:  # as its row holds it
+        raise MalformedOrder(f"larger than {LARGEST_ORDER} bytes")
     items = order.get("items")
     if not (isinstance(items, list) and items):
         raise MalformedOrder("items: missing or empty")
