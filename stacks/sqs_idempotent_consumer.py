@@ -26,6 +26,8 @@ Decisions worth knowing:
   us-east-1, two NAT gateways $0.09 and more for each GB (June 2026). While idle you pay for them,
   the worker (t4g.small), its polling, the alarms and the key of Alerts. S3's and DynamoDB's
   gateways are free.
+- The zones are the first two that the account shows in the Region; one that shows a single zone
+  refuses the stack at its second subnet.
 - Orders and Workers are named after the stack: the dead-letter queue names the one, the role and
   the program name the other, before they exist. A second copy of the stack has other names.
 """

@@ -55,7 +55,7 @@ class Item(BaseModel):
     """One line of an order."""
 
     sku: str = Field(min_length=1, max_length=64)
-    quantity: PositiveInt
+    quantity: int = Field(ge=1, le=1_000_000)  # the sum is a number of DynamoDB: 38 digits at most
 
 
 class Order(BaseModel):

@@ -186,6 +186,12 @@ def test_the_reason_does_not_repeat_the_order(fulfil_order: ModuleType, secret: 
     assert secret not in str(rejected.value)
 
 
+def test_a_quantity_of_more_digits_than_a_row_takes_is_rejected(fulfil_order: ModuleType) -> None:
+    text = order("a").replace('"quantity": 2', f'"quantity": {10**38}')
+    with pytest.raises(fulfil_order.RejectedOrder, match=r"^items\.0\.quantity: "):
+        fulfil_order.parse_order(text.encode())
+
+
 @given(body=st.binary())
 def test_any_bytes_are_an_order_or_rejected(fulfil_order: ModuleType, body: bytes) -> None:
     with pytest.raises(fulfil_order.RejectedOrder, match=r"JSON|Input"):
