@@ -162,7 +162,7 @@ class ImagesToEveryService:
         able = sorted(self.images.keys() - {self.archived})
         self.doubled = set(self.chance.sample(able, DOUBLED))
         for version in self.doubled:
-            ((_, body, _),) = self.copies["Thumbnails"][version]
+            _, body, _ = self.copies["Thumbnails"][version][0]
             self.sns.publish(TopicArn=self.out["ImageEventsArn"], Message=body)
         bucket = {"Bucket": self.out["UploadsName"]}
         setting = self.s3.get_bucket_notification_configuration(**bucket)
@@ -253,7 +253,9 @@ class ImagesToEveryService:
                     self.tests[queue].add(event["RequestId"])
                 for version in versions(event):
                     copy = message["MessageId"], message["Body"], time.time()
-                    self.copies[queue][version].append(copy)
+                    copies = self.copies[queue][version]
+                    if copy[0] not in [known for known, _, _ in copies]:  # SQS delivers again
+                        copies.append(copy)
                 self.delete(url, message)
         return len(self.copies[queue])
 

@@ -13,7 +13,8 @@ Decisions worth knowing:
   it. Publisher and Worker (in workers/) run inside the VPC, which has no way in and none out, with
   the Application security group and the policy ApplicationAccess.
 - An account or a Region that shows two zones only refuses the stack at its third subnet: there
-  say single_instance, or take another Region.
+  say single_instance, or take another Region. So, too, where one of the first three is a zone that
+  Lambda or its endpoint is not in, as one of us-east-1's, which has another letter in each account.
 - The mapping must not poll before its queue is there, so it is deployed disabled. Deploy, declare
   the queues (`aws lambda invoke --function-name DeclareQueuesName out.json`, from anywhere), then
   deploy with `-c mapping_enabled=true`. The programs declare the same at each connection.
@@ -24,8 +25,9 @@ Decisions worth knowing:
   Lambda, STS and Secrets Manager are what the mapping calls; Worker calls the last and CloudWatch
   (monitoring), and DynamoDB by a gateway endpoint, which is free.
 - RabbitMQ 4 on Amazon MQ publishes no metric of a single queue: Worker measures orders.dead.
-- Memory and disk are measured for the broker as a whole: one full node of three can hide in
-  BrokerMemory and BrokerDisk. Amazon MQ refers to RabbitMQ's own Prometheus metrics for its nodes.
+- Memory and disk of a broker are the sums of its nodes': one full node of three can hide in
+  BrokerMemory and BrokerDisk. Quorum queues fill all three alike; for the rest look at the same
+  metrics by Broker and Node, or at RabbitMQ's own for Prometheus, to which Amazon MQ refers.
 - The password does not rotate by itself: Amazon MQ's UpdateUser knows ActiveMQ only, and Secrets
   Manager has no rotation for it. Change it in RabbitMQ's console, then in the secret; the programs
   read the secret at each connection. Give each program a user of its own there, too.
@@ -263,8 +265,8 @@ class MqBroker(Stack):
             "ArnLike": {"aws:SourceArn": f"arn:{Aws.PARTITION}:cloudwatch:{Aws.REGION}:"
                                          f"{Aws.ACCOUNT_ID}:alarm:{Aws.STACK_NAME}-*"}}))
 
-        def worst(metric: str, statistic: str = "Maximum") -> cloudwatch.Metric:
-            """A metric of the broker; of its nodes, the one with the worst value."""
+        def of_broker(metric: str, statistic: str = "Maximum") -> cloudwatch.Metric:
+            """A metric of the broker, which is the sum of its nodes'."""
             return cloudwatch.Metric(namespace="AWS/AmazonMQ", metric_name=metric,
                                      statistic=statistic, period=Duration.minutes(1),
                                      dimensions_map={"Broker": Aws.STACK_NAME})
@@ -276,19 +278,19 @@ class MqBroker(Stack):
                                statistic="Maximum", dimensions_map={"Queue": "orders.dead"}),
              1, 1, cloudwatch.TreatMissingData.IGNORE),  # no Worker, no measurement, no news
             ("OrdersWaiting", "Orders come faster than they are worked off.",
-             worst("MessageReadyCount"), waiting_orders, 5, quiet),
+             of_broker("MessageReadyCount"), waiting_orders, 5, quiet),
             ("OrdersInHand", "Consumers hold orders without finishing them.",
-             worst("MessageUnacknowledgedCount"), 2000, 5, quiet),
-            ("BrokerMemory", "A node uses most of its memory; at the limit nobody can publish.",
+             of_broker("MessageUnacknowledgedCount"), 2000, 5, quiet),
+            ("BrokerMemory", "The nodes use most of their memory; at the limit nobody can publish.",
              cloudwatch.MathExpression(
                  expression="100 * used / most", label="percent of the limit", period=minute,
-                 using_metrics={"used": worst("RabbitMQMemUsed"),
-                                "most": worst("RabbitMQMemLimit", "Minimum")}), 80, 5, quiet),
-            ("BrokerDisk", "A node's disk is filling up; at the limit nobody can publish.",
+                 using_metrics={"used": of_broker("RabbitMQMemUsed"),
+                                "most": of_broker("RabbitMQMemLimit", "Minimum")}), 80, 5, quiet),
+            ("BrokerDisk", "The nodes' disks are filling up; at the limit nobody can publish.",
              cloudwatch.MathExpression(
                  expression="100 * least / free", label="percent of the limit", period=minute,
-                 using_metrics={"free": worst("RabbitMQDiskFree", "Minimum"),
-                                "least": worst("RabbitMQDiskFreeLimit")}), 50, 5, quiet),
+                 using_metrics={"free": of_broker("RabbitMQDiskFree", "Minimum"),
+                                "least": of_broker("RabbitMQDiskFreeLimit")}), 50, 5, quiet),
             ("RecordOrderErrors", "RecordOrder crashed or ran out of time: a batch comes back.",
              record_order.metric_errors(statistic="Sum", period=minute), 1, 1, quiet),
         ):

@@ -59,7 +59,7 @@ class S3EventFanOut(Stack):
 
     max_receive_count: failed receives after which an image of a queue is parked (1 to 1,000; with
         a Lambda consumer 5 or more, so that throttling parks no good image).
-    visibility_timeout_seconds: what a service may take for an image (0 to 43,200 s; six times the
+    visibility_timeout_seconds: what a service may take for an image (1 to 43,200 s; six times the
         timeout of a Lambda consumer).
     timeout_seconds: what ScanImage may take for an image (1 to 900 s).
     old_versions_days: how long a replaced or deleted image is kept (1 to 3,650 days).
@@ -75,7 +75,7 @@ class S3EventFanOut(Stack):
         super().__init__(scope, construct_id, **kwargs)
         for option, value, least, most in (
             ("max_receive_count", max_receive_count, 1, 1000),
-            ("visibility_timeout_seconds", visibility_timeout_seconds, 0, 43200),
+            ("visibility_timeout_seconds", visibility_timeout_seconds, 1, 43200),
             ("timeout_seconds", timeout_seconds, 1, 900),
             ("old_versions_days", old_versions_days, 1, 3650),
             ("the length of the stack's name", len(self.stack_name), 1, 24),
