@@ -96,7 +96,8 @@ class OrdersIntoTheArchive:
         lucky = self.event(EVENTS + LATE + 1)
         self.publish([lucky])
         stage.say("both mended, and one more event published")
-        self.await_archived(EVENTS + LATE + 1, parked=1)
+        # Firehose says for how long it tries again, but not how often.
+        self.await_archived(EVENTS + LATE + 1, parked=1, seconds=1800)
         parked = self.parked()
         self.follow(unlucky, parked)
         self.account(written, unlucky, parked)
@@ -178,7 +179,7 @@ class OrdersIntoTheArchive:
             if line
         ]
 
-    def await_archived(self, archived: int, parked: int) -> None:
+    def await_archived(self, archived: int, parked: int, seconds: float = 300) -> None:
         """Wait until so many of this run's events have been read back; one parked more ends it."""
         self.stage.watch(
             {"archived": archived, "parked": parked},
@@ -186,7 +187,7 @@ class OrdersIntoTheArchive:
                 "archived": len(self.lines()),
                 "parked": self.stage.depth(self.out["UnarchivedOrdersUrl"]),
             },
-            seconds=2 * self.buffer["IntervalInSeconds"] + 300,
+            seconds=2 * self.buffer["IntervalInSeconds"] + seconds,
             why=self.what_failed,
         )
 
@@ -205,7 +206,8 @@ class OrdersIntoTheArchive:
 
         The bucket's refusal holds up what comes first, the topic's role what comes then.
         """
-        stage, bucket = self.stage, f"arn:aws:s3:::{self.out['ArchivedOrdersName']}/*"
+        stage, partition = self.stage, self.out["OrderEventsArn"].split(":")[1]
+        bucket = f"arn:{partition}:s3:::{self.out['ArchivedOrdersName']}/*"
         with denied(stage, self.stream_role, "s3:PutObject", bucket):
             self.publish([self.event(EVENTS + number) for number in range(LATE)])
             stage.say(f"fault: the bucket refuses OrderArchive; {LATE} events published")
