@@ -200,11 +200,16 @@ class Instances:
         before = self._group()
         if before["MaxSize"] < WORKERS:
             raise ScenarioCannotRun(f"the group has at most {before['MaxSize']} workers, not three")
-        self._size(max(WORKERS, before["DesiredCapacity"]))
+        # The alarm on too little work has been in ALARM since the queue was empty: the policy would
+        # take the idle workers away again.
+        scaling = {"AutoScalingGroupName": self.group, "ScalingProcesses": ["AlarmNotification"]}
+        self.autoscaling.suspend_processes(**scaling)
         try:
+            self._size(max(WORKERS, before["DesiredCapacity"]))
             yield self.stage.until("three workers in service", self._in_service, seconds=900)
         finally:
             self._size(before["DesiredCapacity"])
+            self.autoscaling.resume_processes(**scaling)
 
     def _group(self) -> dict[str, Any]:
         (group,) = self.autoscaling.describe_auto_scaling_groups(
