@@ -18,8 +18,8 @@ Decisions worth knowing:
 - The mapping must not poll before its queue is there, so it is deployed disabled. Deploy, declare
   the queues (`aws lambda invoke --function-name DeclareQueuesName out.json`, from anywhere), then
   deploy with `-c mapping_enabled=true`. The programs declare the same at each connection.
-- Lambda gives back the network interfaces of DeclareQueues late: `cdk destroy` may take half an
-  hour.
+- Lambda gives back the network interfaces of DeclareQueues and of the mapping late: `cdk destroy`
+  may take half an hour.
 - The mapping works inside the VPC with the broker's own security group, which therefore admits
   itself on AMQPS. Nothing goes out: no NAT gateway, no internet gateway. Interface endpoints for
   Lambda, STS and Secrets Manager are what the mapping calls; Worker calls the last and CloudWatch
@@ -226,16 +226,24 @@ class MqBroker(Stack):
             ("mq:DescribeBroker", [broker.attr_arn]),
             ("secretsmanager:GetSecretValue", [password.secret_arn]),
             ("ec2:CreateNetworkInterface", [interface, group, *subnets]),
-            # Asked beforehand without an interface: scoped, the stack would roll back here.
-            ("ec2:DeleteNetworkInterface", ["*"]),
-            ("ec2:DescribeNetworkInterfaces", ["*"]),
             ("ec2:DescribeSecurityGroups", ["*"]),
             ("ec2:DescribeSubnets", ["*"]),
             ("ec2:DescribeVpcs", ["*"]),
         ):
             record_order_role.add_to_policy(
                 iam.PolicyStatement(actions=[action], resources=resources))
-        mapping.node.add_dependency(record_order_role)  # Lambda tries them when it is made
+        # Lambda takes the interfaces away in the name of the role that made them, some time after
+        # the mapping is gone: the right to it must outlive mapping, broker and their group.
+        record_order_interfaces = iam.Policy(
+            self, "RecordOrderInterfaces",
+            roles=[record_order_role],
+            statements=[iam.PolicyStatement(
+                # Asked beforehand without an interface: scoped, the stack would roll back.
+                actions=["ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces"],
+                resources=["*"])])
+        broker_access.node.add_dependency(record_order_interfaces)
+        # Lambda tries them when the mapping is made.
+        mapping.node.add_dependency(record_order_role, record_order_interfaces)
         # The same for the interfaces of DeclareQueues.
         for actions_, resources in (
             (["secretsmanager:GetSecretValue"], [password.secret_arn]),
@@ -309,12 +317,15 @@ class MqBroker(Stack):
             Acknowledgment(
                 id="AwsSolutions-IAM5[Resource::*]",
                 reason="X-Ray's PutTraceSegments and PutTelemetryRecords, and EC2's Describe "
-                       "actions, accept no resource; Lambda asks for DeleteNetworkInterface "
-                       "before there is one."),
+                       "actions, accept no resource."),
             Acknowledgment(
                 id="AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:ec2:<AWS::Region>:"
                    "<AWS::AccountId>:network-interface/*]",
                 reason="Lambda makes the mapping's network interfaces; their ids come afterwards."))
+        Validations.of(record_order_interfaces).acknowledge(Acknowledgment(
+            id="AwsSolutions-IAM5[Resource::*]",
+            reason="DescribeNetworkInterfaces accepts no resource; Lambda asks for "
+                   "DeleteNetworkInterface before there is one."))
         Validations.of(declare_queues_role).acknowledge(
             Acknowledgment(
                 id="AwsSolutions-IAM5[Resource::*]",
