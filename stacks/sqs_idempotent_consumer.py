@@ -86,6 +86,9 @@ class SqsIdempotentConsumer(Stack):
             ("min_workers", min_workers, 1, 99),
             ("max_workers", max_workers, min_workers + 1, 100),
             ("the length of the stack's name", len(self.stack_name), 1, 80 - len("-Orders")),
+            # Or SQS deletes an order, which is four days old by then, before it is parked.
+            ("max_receive_count + 1 visibility timeouts, in seconds,",
+             visibility_timeout_seconds * (max_receive_count + 1), 1, 4 * 86400),
         ):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")

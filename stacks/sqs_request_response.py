@@ -78,23 +78,27 @@ class SqsRequestResponse(Stack):
                  alert_email: str | None = None, removal_policy: str = "destroy",
                  **kwargs: Any) -> None:
         super().__init__(scope, construct_id, **kwargs)
+        visibility_timeout_seconds = 6 * timeout_seconds
         names = askers.split(",")
         if (len(names) > 10 or len(set(names)) < len(names)
                 or not all(re.fullmatch("[A-Z][A-Za-z0-9]{0,29}", name) for name in names)):
             raise ValueError(f'askers is 1 to 10 names such as "Buying,Shipping", not "{askers}"')
-        for option, value, least, most in (("max_receive_count", max_receive_count, 5, 1000),
-                                           ("timeout_seconds", timeout_seconds, 1, 900),
-                                           ("max_concurrency", max_concurrency, 2, 1000),
-                                           ("the length of the stack's name",
-                                            len(self.stack_name), 1,
-                                            80 - len(f"-{max(names, key=len)}Answers"))):
+        for option, value, least, most in (
+            ("max_receive_count", max_receive_count, 5, 1000),
+            ("timeout_seconds", timeout_seconds, 1, 900),
+            ("max_concurrency", max_concurrency, 2, 1000),
+            ("the length of the stack's name", len(self.stack_name), 1,
+             80 - len(f"-{max(names, key=len)}Answers")),
+            # Or SQS deletes a question, which is a day old by then, before it is parked.
+            ("max_receive_count + 1 visibility timeouts, in seconds,",
+             visibility_timeout_seconds * (max_receive_count + 1), 1, 86400),
+        ):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")
         if removal_policy not in ("destroy", "retain"):
             raise ValueError(f'removal_policy is "destroy" or "retain", not "{removal_policy}"')
         on_destroy = RemovalPolicy[removal_policy.upper()]
 
-        visibility_timeout_seconds = 6 * timeout_seconds
         fraud_questions, failed_fraud_questions = self._queues(
             "FraudQuestions", visibility_timeout_seconds, max_receive_count)
         verdicts = dynamodb.Table(

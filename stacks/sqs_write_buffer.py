@@ -100,6 +100,7 @@ class SqsWriteBuffer(Stack):
                  alert_email: str | None = None, removal_policy: str = "destroy",
                  **kwargs: Any) -> None:
         super().__init__(scope, construct_id, **kwargs)
+        visibility_timeout_seconds = 6 * timeout_seconds + BATCHING_WINDOW_SECONDS
         for option, value, least, most in (
             ("max_concurrency", max_concurrency, 2, 1000),
             ("writes_per_second", writes_per_second, max_concurrency, 2000),
@@ -107,13 +108,15 @@ class SqsWriteBuffer(Stack):
             ("max_receive_count", max_receive_count, 5, 1000),
             ("timeout_seconds", timeout_seconds, 10, 900),
             ("the length of the stack's name", len(self.stack_name), 1, 80 - len("-Orders")),
+            # Or SQS deletes an order, which is four days old by then, before it is parked.
+            ("max_receive_count + 1 visibility timeouts, in seconds,",
+             visibility_timeout_seconds * (max_receive_count + 1), 1, 4 * 86400),
         ):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")
         if removal_policy not in ("destroy", "retain"):
             raise ValueError(f'removal_policy is "destroy" or "retain", not "{removal_policy}"')
         on_destroy = RemovalPolicy[removal_policy.upper()]
-        visibility_timeout_seconds = 6 * timeout_seconds + BATCHING_WINDOW_SECONDS
 
         orders_name = f"{Aws.STACK_NAME}-Orders"
         orders_by_name = sqs.Queue.from_queue_arn(

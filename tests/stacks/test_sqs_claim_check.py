@@ -131,6 +131,10 @@ def test_options_reach_the_resources() -> None:
         ({"keep_days": 14}, "keep_days is 15 to 3650, not 14"),
         ({"max_receive_count": 0}, "max_receive_count is 1 to 1000, not 0"),
         ({"timeout_seconds": 901}, "timeout_seconds is 1 to 900, not 901"),
+        (
+            {"timeout_seconds": 900, "max_receive_count": 64},
+            "max_receive_count [+] 1 visibility timeouts, in seconds, is 1 to 345600",
+        ),
         ({"max_concurrency": 1}, "max_concurrency is 2 to 1000, not 1"),
         ({"removal_policy": "keep"}, 'removal_policy is "destroy" or "retain", not "keep"'),
     ],

@@ -243,6 +243,10 @@ def test_options_reach_the_resources() -> None:
     [
         ({"visibility_timeout_seconds": 59}, "visibility_timeout_seconds is 60 to 43200, not 59"),
         ({"max_receive_count": 4}, "max_receive_count is 5 to 1000, not 4"),
+        (
+            {"visibility_timeout_seconds": 43200, "max_receive_count": 8},
+            "max_receive_count [+] 1 visibility timeouts, in seconds, is 1 to 345600",
+        ),
         ({"orders_at_once": 0}, "orders_at_once is 1 to 64, not 0"),
         ({"backlog_per_worker": 0}, "backlog_per_worker is 1 to 100000, not 0"),
         ({"min_workers": 0}, "min_workers is 1 to 99, not 0"),

@@ -118,6 +118,10 @@ def test_ten_askers_of_the_longest_names_can_be_had() -> None:
         ({"max_receive_count": 4}, "max_receive_count is 5 to 1000, not 4"),
         ({"max_receive_count": 1001}, "max_receive_count is 5 to 1000, not 1001"),
         ({"timeout_seconds": 901}, "timeout_seconds is 1 to 900, not 901"),
+        (
+            {"timeout_seconds": 900, "max_receive_count": 16},
+            "max_receive_count [+] 1 visibility timeouts, in seconds, is 1 to 86400",
+        ),
         ({"max_concurrency": 1}, "max_concurrency is 2 to 1000, not 1"),
         ({"removal_policy": "keep"}, 'removal_policy is "destroy" or "retain", not "keep"'),
     ],

@@ -159,6 +159,10 @@ def test_failed_posts_and_late_orders_have_alarms() -> None:
         ),
         ({"posts_per_second": 0}, "posts_per_second is 1 to 10000, not 0"),
         ({"max_receive_count": 4}, "max_receive_count is 5 to 1000, not 4"),
+        (
+            {"timeout_seconds": 900, "max_receive_count": 63},
+            "max_receive_count [+] 1 visibility timeouts, in seconds, is 1 to 345600",
+        ),
         ({"timeout_seconds": 9}, "timeout_seconds is 10 to 900, not 9"),
         ({"removal_policy": "keep"}, 'removal_policy is "destroy" or "retain", not "keep"'),
     ],
