@@ -163,13 +163,13 @@ def test_the_scenario_says_in_one_line_what_is_missing(
     assert re.fullmatch(r"rabbitmq-server is not installed.*\)", mq_broker.missing())
 
 
-def test_away_from_the_vpc_the_scenario_says_where_to_run_it() -> None:
+def test_away_from_the_vpc_the_scenario_says_how_to_get_in() -> None:
     scenario = mq_broker.OrdersThroughABroker.__new__(mq_broker.OrdersThroughABroker)
     scenario.stage = Stage.__new__(Stage)
     scenario.stage.clock, scenario.stage.pause = 20, 0.01
     scenario.mq = SimpleNamespace(describe_broker=lambda **_: {"BrokerState": "RUNNING"})
     scenario.out = {"BrokerId": "b", "BrokerUrl": "amqps://localhost:9", "ApplicationId": "sg-1"}
-    with pytest.raises(ScenarioCannotRun, match=r"run this inside the VPC, .* sg-1$"):
+    with pytest.raises(ScenarioCannotRun, match=r"needs a way into the VPC, .* sg-1$"):
         scenario.reach()
 
 
