@@ -79,6 +79,9 @@ class S3EventFanOut(Stack):
             ("timeout_seconds", timeout_seconds, 1, 900),
             ("old_versions_days", old_versions_days, 1, 3650),
             ("the length of the stack's name", len(self.stack_name), 1, 24),
+            # Or SQS deletes an event, which is four days old by then, before it is parked.
+            ("max_receive_count + 1 visibility timeouts, in seconds,",
+             visibility_timeout_seconds * (max_receive_count + 1), 1, 4 * 86400),
         ):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")

@@ -217,6 +217,10 @@ def test_options_reach_the_resources() -> None:
         # With 0 the alarms on a queue's age would have 0 for a threshold, and never rest.
         ({"visibility_timeout_seconds": 0}, "_seconds is 1 to 43200, not 0"),
         ({"visibility_timeout_seconds": 43201}, "_seconds is 1 to 43200, not 43201"),
+        (
+            {"visibility_timeout_seconds": 43200, "max_receive_count": 8},
+            "max_receive_count [+] 1 visibility timeouts, in seconds, is 1 to 345600",
+        ),
         ({"timeout_seconds": 901}, "timeout_seconds is 1 to 900, not 901"),
         ({"old_versions_days": 0}, "old_versions_days is 1 to 3650, not 0"),
         ({"removal_policy": "keep"}, 'removal_policy is "destroy" or "retain", not "keep"'),

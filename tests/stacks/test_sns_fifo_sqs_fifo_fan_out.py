@@ -155,6 +155,10 @@ def test_options_reach_the_resources(queue: str, function: str, table: str) -> N
     [
         ({"max_receive_count": 0}, "max_receive_count is 1 to 1000, not 0"),
         ({"max_receive_count": 1001}, "max_receive_count is 1 to 1000, not 1001"),
+        (
+            {"timeout_seconds": 900, "max_receive_count": 64},
+            "max_receive_count [+] 1 visibility timeouts, in seconds, is 1 to 345600",
+        ),
         ({"timeout_seconds": 901}, "timeout_seconds is 1 to 900, not 901"),
         ({"batch_size": 11}, "batch_size is 1 to 10, not 11"),
         ({"removal_policy": "keep"}, 'removal_policy is "destroy" or "retain", not "keep"'),
