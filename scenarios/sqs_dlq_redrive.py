@@ -215,21 +215,25 @@ class OrdersRedriven:
         slow, began = operator.start(messages_per_second=SLOW), time.time()
         stage.say(f"the operator starts the runbook with {SLOW} order a second")
 
+        def moved() -> int:
+            """By rows: a queue's depth may be a minute late, and then all have moved."""
+            return len(self.rows()) - STANDARD
+
         def some_moved() -> bool:
             operator.check(slow)
-            if not self.parked():
+            if moved() == GIFT:
                 raise ScenarioFailed(f"not slow: all {GIFT} moved")
-            return GIFT - self.parked() >= SEEN
+            return moved() >= SEEN
 
         stage.until(f"{SEEN} orders moved", some_moved, seconds=120)
-        moved, took = GIFT - self.parked(), time.time() - began
+        seen, took = moved(), time.time() - began
         task = operator.task()
         stage.say(
-            f"  progress: {moved} of {GIFT} have left FailedOrders;"
+            f"  progress: {seen} of {GIFT} are fulfilled;"
             f" SQS counts {task.get('ApproximateNumberOfMessagesMoved', 'none yet')}"
         )
         self.claims[f"the slow redrive moved no more than {SLOW} order a second"] = (
-            moved <= took * SLOW + 1
+            seen <= took * SLOW + 1
         )
         self.refused(operator, "a second redrive", "RedriveAlreadyRunning", {})
         stage.say(f"  by hand, SQS refuses it: {self.start_by_hand()}")

@@ -23,6 +23,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sandbox import cdk
 
+# Seconds until an alarm has fired. The metrics of a queue that nobody used for six hours come up to
+# 15 minutes late, says SQS's guide, and the alarm takes its period.
+ALARMED = 1020
 # Of every client. What AWS throttles, such as a sixth look into logs in a second, is tried again.
 CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 8})
 
@@ -243,7 +246,7 @@ class Stage:
             return all(map(self._told_of, alarms))
 
         try:
-            self.until(f"notices of {' and '.join(alarms)}", all_told, seconds=600)
+            self.until(f"notices of {' and '.join(alarms)}", all_told, seconds=ALARMED)
         except ScenarioFailed as failure:
             raise ScenarioFailed(f"{failure}: told of {sorted(self.told)}") from None
         for alarm in alarms:

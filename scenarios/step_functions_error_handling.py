@@ -10,7 +10,7 @@ import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from scenarios.stage import ScenarioFailed, Stage
+from scenarios.stage import ALARMED, ScenarioFailed, Stage
 
 # Kind of order: (how many, its card, how its execution must end, attempts to charge it).
 KINDS = {
@@ -178,7 +178,7 @@ class OrdersThroughTheWorkflow:
             self.listen()
             return next((told for full, told in self.alarms.items() if full.startswith(name)), None)
 
-        told = self.stage.until(f"the notice of alarm {name}", notice, seconds=300)
+        told = self.stage.until(f"the notice of alarm {name}", notice, seconds=ALARMED)
         self.stage.say(
             f"alarm {name} went to {told['NewStateValue']} and was told:"
             f" “{told['AlarmDescription']}”"

@@ -66,11 +66,13 @@ NEWEST = ("$merge([{'Status': 'NONE', 'StartedTimestamp': 0, 'ApproximateNumberO
           " 'ApproximateNumberOfMessagesToMove': 0}, $states.result.Results[0]])")
 RUNS = "Status in ['RUNNING', 'CANCELLING']"
 # How long until the next look: a quarter of the time that is left, or twice as long as before if
-# nothing has moved; 2 to 60 s. At 60 s, 36 hours fit into the 25,000 events of a history.
+# nothing has moved or the counts say that nothing is left; 2 to 60 s. At 60 s, 36 hours fit into
+# the 25,000 events of a history, also if orders that come back keep a redrive going.
 PAUSE = (f"($newest := {NEWEST};"
          " $left := $newest.(ApproximateNumberOfMessagesToMove - ApproximateNumberOfMessagesMoved);"
          f" $not($newest.{RUNS}) ? 5"
-         " : $newest.ApproximateNumberOfMessagesMoved = $task.ApproximateNumberOfMessagesMoved"
+         " : $left <= 0"
+         " or $newest.ApproximateNumberOfMessagesMoved = $task.ApproximateNumberOfMessagesMoved"
          " ? $min([60, 2 * $pause]) : $max([2, $min([60, $ceil($left / $velocity / 4)])]))")
 # At how many looks the redrive was over: its counts may be complete only after its end.
 ENDED = (f"($newest := {NEWEST};"

@@ -19,6 +19,8 @@ Decisions worth knowing:
 - The Catch tells who and why; the workflow's timeout, an abort and an error of the definition pass
   it by. The rule sees every end without success, so a caught failure is told twice. What the topic
   does not take from the rule waits in UndeliveredAlerts, to be read there: it cannot be redriven.
+- Step Functions promises no event (best effort): alarms count failures and timeouts as well. That
+  an order was aborted is told by the rule alone.
 - ChargeOrder is idempotent by order id, because an attempt may be cut off after the card was
   charged. Name an execution after its order: then a second start of the order starts nothing.
 - Logs hold no order unless include_execution_data says so, and alerts never the card.
@@ -53,7 +55,7 @@ LAMBDAS = Path(__file__).parent.parent / "lambdas" / "step_functions_error_handl
 POWERTOOLS = "/aws/service/powertools/python/arm64/python3.14/3.37.0"
 TRANSIENT = [
     "PaymentServiceUnavailable",  # a class that ChargeOrder raises
-    "Sandbox.Timedout",  # ChargeOrder ran out of time
+    "Sandbox.Timedout", "Lambda.Unknown",  # ChargeOrder ran out of time, by new or older names
     "Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException",
     "Lambda.ClientExecutionTimeoutException", "Lambda.TooManyRequestsException",
 ]

@@ -126,7 +126,7 @@ def test_the_runbook_outlives_a_redrive_within_its_history(pattern: Synthesized)
     """SQS ends a redrive after 36 hours; an execution ends after 25,000 events.
 
     A look is a Wait, a Task and a Choice: nine events. Looks are a minute apart, but for the last
-    four minutes and for the first looks at a redrive that stands still.
+    four minutes and for the first looks at a redrive that stands still or has moved all it knew of.
     """
     runbook = definition(pattern)
     assert runbook["TimeoutSeconds"] > 36 * 3600
@@ -220,7 +220,9 @@ def test_an_order_that_nobody_parked_fails_the_redrive_and_stays(
         (1190, 1200, 20, 2),  # one second is left
         (7, 1200, 2, 4),  # nothing has moved since the look before
         (7, 1200, 60, 60),
-        (3, None, 60, 2),  # SQS does not say yet how many there are
+        (3, None, 2, 4),  # SQS does not say yet how many there are
+        (1300, 1200, 2, 4),  # more than there were at the start: orders come back
+        (1300, 1200, 60, 60),
     ],
 )
 def test_the_next_look_comes_when_there_is_something_to_see(

@@ -66,6 +66,14 @@ def test_only_transient_errors_are_retried(pattern: Synthesized) -> None:
     )
 
 
+def test_a_function_out_of_time_is_tried_again_under_both_names_of_it(
+    pattern: Synthesized,
+) -> None:
+    """Step Functions' guide: newer runtimes say Sandbox.Timedout, others Lambda.Unknown."""
+    (retrier,) = definition(pattern)["States"]["ChargeCard"]["Retry"]
+    assert {"Sandbox.Timedout", "Lambda.Unknown"} <= set(retrier["ErrorEquals"])
+
+
 def test_every_error_of_a_charge_leads_by_an_alert_to_failed(pattern: Synthesized) -> None:
     states = definition(pattern)["States"]
     (catcher,) = states["ChargeCard"]["Catch"]
