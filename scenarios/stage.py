@@ -262,10 +262,8 @@ class Stage:
         """The URL of a queue of our own that hears a topic for as long as the block runs."""
         sqs, sns = self.client("sqs"), self.client("sns")
         name = f"{self.stack[:60]}-listener-{uuid.uuid4().hex[:8]}"  # of 80 characters at most
-        url = sqs.create_queue(QueueName=name)["QueueUrl"]
-        time.sleep(1 / self.clock)  # a new queue can be used after a second, SQS says
-        attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
-        arn = attributes["Attributes"]["QueueArn"]
+        _, partition, _, region, account, _ = topic.split(":")
+        arn = f"arn:{partition}:sqs:{region}:{account}:{name}"
         statement = {
             "Effect": "Allow",
             "Principal": {"Service": "sns.amazonaws.com"},
@@ -274,7 +272,9 @@ class Stage:
             "Condition": {"ArnEquals": {"aws:SourceArn": topic}},
         }
         policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-        sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": policy})
+        # From the start: a changed policy takes SQS up to a minute, and SNS drops what is denied.
+        url = sqs.create_queue(QueueName=name, Attributes={"Policy": policy})["QueueUrl"]
+        time.sleep(1 / self.clock)  # a new queue can be used after a second, SQS says
         subscription = sns.subscribe(
             TopicArn=topic, Protocol="sqs", Endpoint=arn, ReturnSubscriptionArn=True
         )["SubscriptionArn"]
