@@ -9,7 +9,7 @@ RUN = .venv/bin/python
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup list synth deploy demo destroy stop sandbox test check snapshots docs bench lock fork templates test-forks
+.PHONY: help setup list synth deploy demo destroy stop sandbox test check snapshots docs bench mutate lock fork templates test-forks
 
 help: ## what there is
 	@echo "make COMMAND [PATTERN=SqsLambdaDlq] [TARGET=sandbox|aws] [OPTIONS='max_receive_count=3']"
@@ -55,6 +55,9 @@ docs: setup ## write docs/rules.md anew from the rules
 
 bench: setup ## how long people wait, as ratios in one run
 	@$(RUN) -m bench
+
+mutate: setup ## change PATTERN's code at random and list what its tests let pass: [MOST=100] [SEED=0] [ONLY=lambdas]
+	@$(RUN) -m tests.mutate "$(PATTERN)" $(if $(MOST),--most $(MOST)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 fork: setup ## make a project of its own from PATTERN: TO=../orders [NAME=OrderFulfilment]
 	@$(RUN) -m fork project --pattern "$(PATTERN)" --to "$(TO)" --name "$(NAME)"

@@ -51,6 +51,7 @@ SHARED = (
     "sandbox/launcher.py",
     "scenarios/__main__.py",
     "tests/conftest.py",
+    "tests/mutate.py",
     "tests/scenarios/test_scenarios.py",
     "tests/stateful_ids.json",
     "tests/test_patterns.py",
