@@ -1,4 +1,4 @@
-"""The half of SqsIdempotentConsumer's scenario that drives instances, against AWS's models only."""
+"""The half of SqsIdempotentConsumer's scenario that drives instances: AWS's models only."""
 
 from __future__ import annotations
 
