@@ -47,7 +47,9 @@ def main() -> None:
     """Run a broker and its mappings until the input ends."""
     order = json.loads(sys.stdin.readline())
     settings = environment.for_clients(
-        int(os.environ["GATEWAY_PORT"]), Path(os.environ["AWS_CA_BUNDLE"])
+        int(os.environ["GATEWAY_PORT"]),
+        Path(os.environ["AWS_CA_BUNDLE"]),
+        environment.Keys(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]),
     )
     os.environ.clear()
     os.environ.update(settings)

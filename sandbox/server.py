@@ -12,13 +12,15 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import trustme
 
 from sandbox import environment
+from sandbox.environment import Keys
 
 PROJECT = Path(__file__).parent.parent
 LAUNCHER = PROJECT / "sandbox" / "launcher.py"
@@ -42,10 +44,13 @@ class Server:
     port: int
     clock: float
     folder: str
+    key_id: str = field(repr=False)
+    secret: str = field(repr=False)
 
     def environment(self) -> dict[str, str]:
         """What a command needs to reach this server and nothing else."""
-        return environment.for_clients(self.port, Path(self.folder) / "tls" / "ca.pem") | {
+        authority, keys = Path(self.folder) / "tls" / "ca.pem", Keys(self.key_id, self.secret)
+        return environment.for_clients(self.port, authority, keys) | {
             "SANDBOX_CLOCK": str(self.clock)
         }
 
@@ -71,19 +76,36 @@ def start(
     SandboxError if one runs already, if `port` (default: a free one) is in use, if setup is
     missing, or if the server ends before it answers.
     """
-    if running := find(folder):
-        raise SandboxError(
-            f"the sandbox runs already on port {running.port}; stop it first: make stop"
-        )
     if not TOOL_PYTHON.exists():
         raise SandboxError("the sandbox's environment is missing; install it: make setup")
-    port = port or free_ports(1)[0]
-    if _in_use(port):
-        raise SandboxError(f"port {port} is in use; name another, or none to get a free one")
+    with _one_at_a_time(folder):
+        if running := find(folder):
+            raise SandboxError(
+                f"the sandbox runs already on port {running.port}; stop it first: make stop"
+            )
+        port = port or free_ports(1)[0]
+        if _in_use(port):
+            raise SandboxError(f"port {port} is in use; name another, or none to get a free one")
+        server, process = _launch(folder, port, clock, gaps, tied)
+        deadline = time.monotonic() + 20
+        while not _answers(server):
+            if process.poll() is not None or time.monotonic() > deadline:
+                last = _last_line(folder / "server.log")
+                _stop(folder)
+                raise SandboxError(f"the sandbox did not start: {last}")
+            time.sleep(0.02)
+    return server
+
+
+def _launch(
+    folder: Path, port: int, clock: float, gaps: bool, tied: bool
+) -> tuple[Server, subprocess.Popen[bytes]]:
+    """Start the process of a server; only its owner can read what is in the folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    for name in ("tls", "tmp"):
-        (folder / name).mkdir(parents=True, mode=0o700)
+    for private in (folder, folder / "tls", folder / "tmp"):
+        private.mkdir(parents=True, mode=0o700)
     make_certificate(folder / "tls")
+    keys = Keys.new()
     # The server holds this lock for as long as it lives: that, and not a process id that may
     # belong to somebody else by now, says whether it runs.
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -93,7 +115,7 @@ def start(
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [TOOL_PYTHON, LAUNCHER, str(lock), "tied" if tied else "free"],
-            env=environment.for_server(port, folder, clock, gaps),
+            env=environment.for_server(port, folder, keys, clock, gaps),
             cwd=folder / "tmp",
             stdin=stdin,
             stdout=log,
@@ -103,16 +125,21 @@ def start(
         )
     os.close(lock)
     os.close(stdin)
-    server = Server(process.pid, port, clock, str(folder))
+    server = Server(process.pid, port, clock, str(folder), *keys)
     (folder / "server.json").write_text(json.dumps(asdict(server)))
-    deadline = time.monotonic() + 20
-    while not _answers(server):
-        if process.poll() is not None or time.monotonic() > deadline:
-            last = _last_line(folder / "server.log")
-            stop(folder)
-            raise SandboxError(f"the sandbox did not start: {last}")
-        time.sleep(0.02)
-    return server
+    return server, process
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Generator[None]:
+    """Nobody else starts or stops a server of this folder meanwhile."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = os.open(folder.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)
 
 
 def find(folder: Path = FOLDER) -> Server | None:
@@ -128,7 +155,7 @@ def find(folder: Path = FOLDER) -> Server | None:
         return server
     finally:
         os.close(lock)
-    _end_group(server.pid)  # functions that outlived a server that was killed
+    _end_orphans(server)
     shutil.rmtree(folder, ignore_errors=True)
     return None
 
@@ -139,11 +166,32 @@ def stop(folder: Path = FOLDER) -> Server | None:
     SIGTERM first, SIGKILL after 3 s: a stuck custom resource can make it hang. Returns what was
     stopped, or None if nothing ran.
     """
+    if not folder.parent.exists():
+        return None
+    with _one_at_a_time(folder):
+        return _stop(folder)
+
+
+def _stop(folder: Path) -> Server | None:
     server = find(folder)
     if server:
         _end_group(server.pid, patience=3)
     shutil.rmtree(folder, ignore_errors=True)
     return server
+
+
+def _end_orphans(server: Server) -> None:
+    """End the functions that outlived a server that was killed.
+
+    The id of its process group may be a stranger's by now: whoever does not work in the server's
+    own temporary folder is left alone, and so is everybody where /proc does not tell.
+    """
+    own = f"TMPDIR={Path(server.folder) / 'tmp'}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            group = int((process / "stat").read_text().rpartition(")")[2].split()[2])
+            if group == server.pid and own in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _end_group(group: int, patience: float = 0) -> None:

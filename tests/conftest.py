@@ -16,7 +16,7 @@ from sandbox import environment, server
 
 # Before anything makes a client: this process forgets whose AWS account the machine knows.
 # Port 9 is nobody's.
-_nowhere = environment.for_clients(9, Path(os.devnull))
+_nowhere = environment.for_clients(9, Path(os.devnull), environment.Keys("nobody", "nothing"))
 os.environ.clear()
 os.environ.update(_nowhere)
 

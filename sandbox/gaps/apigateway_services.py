@@ -28,7 +28,6 @@ import urllib3
 from botocore.auth import S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from ministack.core.responses import get_account_id
 from ministack.services import apigateway_v1
 from ministack.services.cloudformation import provisioners
 
@@ -262,7 +261,9 @@ class _Exchange:
             signer = (
                 roles.credentials(role, PRINCIPAL, SESSION)
                 if role
-                else Credentials(get_account_id(), "test")
+                else Credentials(
+                    os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+                )
             )
         except roles.Denied:
             return _misconfigured()

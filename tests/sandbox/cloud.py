@@ -29,7 +29,7 @@ class Clients:
     def __init__(self, target: server.Server) -> None:
         environment = target.environment()
         self.url, self.authority = environment["AWS_ENDPOINT_URL"], environment["AWS_CA_BUNDLE"]
-        self._session = boto3.Session("test", "test", region_name="us-east-1")
+        self._session = boto3.Session(target.key_id, target.secret, region_name="us-east-1")
         self._lock = threading.Lock()  # a session makes one client at a time
         self._made: dict[str, Any] = {}
 

@@ -80,7 +80,7 @@ def test_boto3_knows_only_the_sandbox(sandbox: server.Server, bad_day: None) -> 
     )
     assert json.loads(done.stdout) == {
         "account": "000000000000",
-        "key": "test",
+        "key": sandbox.key_id,
         "profile": "default",
         "endpoints": [f"https://localhost:{sandbox.port}"],
         "region": "us-east-1",
@@ -143,9 +143,9 @@ def test_the_cdk_finds_no_credentials_but_the_sandboxs(
 
 
 def test_nothing_of_aws_in_the_caller_survives(bad_day: None, tmp_path: Path) -> None:
-    from sandbox.environment import for_clients
+    from sandbox.environment import Keys, for_clients
 
-    kept = for_clients(4566, tmp_path / "ca.pem")
+    kept = for_clients(4566, tmp_path / "ca.pem", Keys("id", "secret"))
     assert not [value for value in kept.values() if "real" in value.lower() or "12345" in value]
     assert not [name for name in kept if name.upper() == "HTTPS_PROXY"]
     assert kept["AWS_ENDPOINT_URL"] == "https://localhost:4566"

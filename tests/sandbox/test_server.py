@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,8 @@ import sys
 import time
 import urllib.request
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import boto3
@@ -18,7 +21,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from sandbox import environment, server
-from tests.sandbox.cloud import soon
+from sandbox.environment import Keys
+from tests.sandbox.cloud import Clients, function, soon
 
 PROJECT = Path(__file__).parent.parent.parent
 
@@ -111,19 +115,97 @@ def test_a_process_that_took_a_dead_servers_id_is_not_ours(folder: Path) -> None
     """The lock, not the process id, says that the server runs."""
     started = server.start(folder)
     server.stop(folder)
-    stranger = subprocess.Popen(["sleep", "30"])
+    stranger = subprocess.Popen(["sleep", "30"], start_new_session=True)
     try:
         folder.mkdir(parents=True)
         (folder / "lock").touch()
-        record = folder / "server.json"
-        record.write_text(
-            f'{{"pid": {stranger.pid}, "port": {started.port}, "clock": 1, "folder": "{folder}"}}'
-        )
-        assert server.find(folder) is None
+        record = asdict(started) | {"pid": stranger.pid}
+        (folder / "server.json").write_text(json.dumps(record))
+        assert server.stop(folder) is None
+        assert not folder.exists()
         assert stranger.poll() is None
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_functions_that_outlive_a_killed_server_are_ended(folder: Path) -> None:
+    started = server.start(folder)
+    client = Clients(started)
+    arn = function(client, "def handler(event, context):\n    return 1")
+    client("lambda").invoke(FunctionName=arn)
+    os.kill(started.pid, signal.SIGKILL)
+    os.waitpid(started.pid, 0)
+    assert processes_of(started.pid)
+    assert server.find(folder) is None
+    assert soon(lambda: not processes_of(started.pid))
+
+
+def test_of_two_starts_at_once_one_is_told_that_the_other_runs(folder: Path) -> None:
+    def start(_: int) -> server.Server | str:
+        try:
+            return server.start(folder)
+        except server.SandboxError as problem:
+            return str(problem)
+
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(start, range(2)))
+    (started,) = (one for one in results if isinstance(one, server.Server))
+    (told,) = (one for one in results if isinstance(one, str))
+    assert f"runs already on port {started.port}" in told
+    assert server.find(folder) == started
+
+
+# What another user of the machine tries: unsigned, as MiniStack's manual says, and by reading.
+STRANGER = """
+import encodings.idna, os, pathlib, pwd, ssl, sys, urllib.error, urllib.request
+port, folder = sys.argv[1:]
+if os.getuid() == 0:  # what it needs is imported: nobody may not be let into Python's own folder
+    nobody = pwd.getpwnam("nobody")
+    os.setgroups([])
+    os.setgid(nobody.pw_gid)
+    os.setuid(nobody.pw_uid)
+told = ssl.create_default_context()
+told.check_hostname, told.verify_mode = False, ssl.CERT_NONE
+scope = "Credential=%s/20260101/us-east-1/lambda/aws4_request"
+signed = "AWS4-HMAC-SHA256 " + scope + ", SignedHeaders=host, Signature=0"
+tries = ("POST", "/2015-03-31/functions"), ("GET", "/"), ("POST", "/_ministack/reset")
+for method, path in tries:
+    for key in ("", "test", "000000000000"):
+        headers = {"Authorization": signed % key, "X-Amz-Date": "20260101T000000Z"} if key else {}
+        url = f"https://localhost:{port}{path}"
+        data = b"{}" if method == "POST" else None
+        request = urllib.request.Request(url, data, headers, method=method)
+        try:
+            print(path, key, urllib.request.urlopen(request, timeout=10, context=told).status)
+        except urllib.error.HTTPError as error:
+            if error.code not in (400, 401, 403):
+                print(path, key, error.code)
+for name in ("server.json", "server.log", "tls/server.key", "tmp"):
+    try:
+        file = pathlib.Path(folder, name)
+        list(file.iterdir()) if name == "tmp" else file.read_bytes()
+        print("read", name)
+    except PermissionError:
+        pass
+print("tried")
+"""
+
+
+def test_another_user_of_the_machine_can_do_nothing(folder: Path) -> None:
+    """As nobody where the tests run as root; else as one who has not read the folder."""
+    started, root = server.start(folder), os.getuid() == 0
+    for parent in (folder.parent, folder.parent.parent, folder.parent.parent.parent):
+        parent.chmod(0o755)  # pytest's own are closed, and what they hold is to be seen
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, str(started.port), str(folder)],
+        env={},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = [line for line in done.stdout.splitlines() if root or not line.startswith("read")]
+    assert found == ["tried"]
 
 
 def test_it_listens_on_loopback_only(folder: Path) -> None:
@@ -157,7 +239,7 @@ def launch(code: str, folder: Path) -> str:
     (folder / "tmp").mkdir(parents=True)
     done = subprocess.run(
         [server.TOOL_PYTHON, "-c", f"import launcher\n{code}\nlauncher.main()"],
-        env=environment.for_server(1, folder, 1, gaps=True)
+        env=environment.for_server(1, folder, Keys.new(), 1, gaps=True)
         | {"PYTHONPATH": str(PROJECT / "sandbox")},
         capture_output=True,
         text=True,
