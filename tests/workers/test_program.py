@@ -31,9 +31,13 @@ def program() -> ModuleType:
     return module
 
 
-def refused(code: str) -> ClientError:
+def refused(code: str, status: int = 400) -> ClientError:
     """What a client raises when a service answers with an error."""
-    return ClientError({"Error": {"Code": code, "Message": "no"}}, "PutItem")
+    answer: Any = {
+        "Error": {"Code": code, "Message": "no"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(answer, "PutItem")
 
 
 def test_every_folder_has_the_same_file() -> None:
@@ -142,20 +146,28 @@ def test_a_signal_stops_it(program: ModuleType, number: signal.Signals) -> None:
 
 
 def test_a_client_gives_up(program: ModuleType) -> None:
-    config = program.client("sqs", answer_within=2, connections=7).meta.config
-    assert (config.connect_timeout, config.read_timeout) == (3, 2)
-    assert config.retries["total_max_attempts"] == 3
+    config = program.client("sqs", answer_within=3, attempts=1, connections=7).meta.config
+    assert (config.connect_timeout, config.read_timeout) == (2, 3)
+    assert config.retries["total_max_attempts"] == 1
     assert config.max_pool_connections == 7
+    usual = program.client("sqs").meta.config
+    assert (usual.read_timeout, usual.retries["total_max_attempts"]) == (5, 3)
 
 
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         (refused("ThrottlingException"), True),
-        (refused("InternalServerError"), True),
+        (refused("InternalServerError", 500), True),
+        (refused("503", 503), True),
+        (refused("TransactionCanceledException", 499), False),
         (refused("AccessDeniedException"), True),
         (refused("ResourceNotFoundException"), True),
+        (refused("UnrecognizedClientException"), True),
+        (refused("AWS.SimpleQueueService.NonExistentQueue"), True),
+        (refused("ProvisionedThroughputExceededException"), True),
         (refused("ValidationException"), False),
+        (refused("SerializationException"), False),
         (botocore.exceptions.EndpointConnectionError(endpoint_url="x"), True),
         (botocore.exceptions.ReadTimeoutError(endpoint_url="x"), True),
         (botocore.exceptions.NoCredentialsError(), True),

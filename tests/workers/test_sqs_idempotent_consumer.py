@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,19 +17,25 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox import imds
+from tests.sandbox.cloud import soon
 
-PROGRAMS = Path(__file__).parent.parent.parent / "workers" / "sqs_idempotent_consumer"
-MODULES = ("orders", "messages", "lifecycle", "worker")
+PROJECT = Path(__file__).parent.parent.parent
+PROGRAMS = PROJECT / "workers" / "sqs_idempotent_consumer"
+STACK = PROJECT / "stacks" / "sqs_idempotent_consumer.py"
+REQUIRED = ["--queue", "https://sqs/orders", "--table", "rows"]
+MODULES = ("program", "orders", "messages", "lifecycle", "worker")
 ITEM = {"sku": "tea", "quantity": 1}
 ORDER = {"order_id": "a", "customer": "ada", "items": [ITEM]}
 
@@ -41,7 +48,7 @@ orders = st.fixed_dictionaries(
             min_size=1,
         ),
     },
-    optional={"packing_seconds": st.integers(0, 600) | st.floats(0, 600)},
+    optional={"packing_seconds": st.integers(0, 300) | st.floats(0, 300)},
 )
 
 
@@ -93,14 +100,21 @@ def test_the_service_is_understood_by_systemd() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_service_is_stopped_with_patience_and_not_started_again() -> None:
+def test_the_service_is_stopped_with_patience_and_not_started_again(
+    programs: Callable[[str], ModuleType],
+) -> None:
     unit = (PROGRAMS / "fulfil-orders.service").read_text().splitlines()
     settings = dict(line.split("=", 1) for line in unit if "=" in line and line[0] != "#")
     assert settings["User"] == "fulfil-orders"
     assert settings["Restart"] == "on-failure"
     assert settings["Type"] == "notify"
     assert int(settings["TimeoutStartSec"]) > 20  # the first long poll
-    assert int(settings["TimeoutStopSec"]) > 20 + 60  # a long poll, and an order
+    orders = programs("orders")
+    # A long poll, an order, and a call of DynamoDB that takes all of its time; and then the group.
+    assert int(settings["TimeoutStopSec"]) >= 20 + orders.LONGEST_PACKING + 30
+    assert programs("worker").settings(REQUIRED).longest >= orders.LONGEST_PACKING + 30
+    (hook,) = re.findall(r"heartbeat_timeout=(\d+)", STACK.read_text())
+    assert int(hook) >= int(settings["TimeoutStopSec"]) + 60
     assert (settings["NoNewPrivileges"], settings["ProtectSystem"]) == ("yes", "strict")
 
 
@@ -143,8 +157,10 @@ def test_any_text_is_an_order_or_malformed_with_a_reason(
         ({"items": [ITEM | {"quantity": True}]}, "items: each"),
         ({"packing_seconds": "long"}, "packing_seconds"),
         ({"packing_seconds": -1}, "packing_seconds"),
-        ({"packing_seconds": float("nan")}, "packing_seconds"),
-        ({"packing_seconds": 601}, "packing_seconds: more than 600"),
+        ({"packing_seconds": float("nan")}, "not JSON"),
+        ({"packing_seconds": True}, "packing_seconds"),
+        ({"packing_seconds": 300.1}, "packing_seconds: more than 300"),
+        ({"note": "\ud800"}, "not JSON"),
     ],
 )
 def test_the_reason_names_the_field_that_is_missing_or_wrong(
@@ -153,6 +169,32 @@ def test_the_reason_names_the_field_that_is_missing_or_wrong(
     module = programs("orders")
     with pytest.raises(module.MalformedOrder, match=f"^{reason}"):
         module.parse_order(json.dumps(ORDER | change))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"order_id": "a", "order_id": "b"}',
+        "[" * 100_000,
+        '{"order_id": ' + "9" * 5000 + "}",
+        '{"order_id": Infinity}',
+    ],
+    ids=["a name twice", "deep", "a long number", "no number"],
+)
+def test_what_readers_differ_in_is_no_order(
+    programs: Callable[[str], ModuleType], body: str
+) -> None:
+    module = programs("orders")
+    with pytest.raises(module.MalformedOrder, match=r"^not JSON$"):
+        module.parse_order(body)
+
+
+@pytest.mark.parametrize("seconds", [0, 300])
+def test_the_longest_packing_is_an_order(
+    programs: Callable[[str], ModuleType], seconds: int
+) -> None:
+    order = ORDER | {"order_id": 64 * "a", "packing_seconds": seconds}
+    assert programs("orders").parse_order(json.dumps(order)) == order
 
 
 # ---- the metadata of an instance
@@ -165,7 +207,7 @@ def instance(
     """The worker's view of an instance, and what that instance is told."""
     with imds.served(imds.Instance()) as told:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", told.address)
-        yield SimpleNamespace(told=told, seen=programs("lifecycle").Instance(every=0))
+        yield SimpleNamespace(told=told, seen=programs("lifecycle").Instance())
 
 
 def test_an_instance_leaves_when_it_is_told_to(instance: SimpleNamespace) -> None:
@@ -188,38 +230,45 @@ def test_an_instance_in_no_group_stays(instance: SimpleNamespace) -> None:
 
 
 def test_a_metadata_service_that_is_gone_stops_nobody(
-    instance: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+    instance: SimpleNamespace, capfd: pytest.CaptureFixture[str]
 ) -> None:
     instance.seen.host = "127.0.0.1:9"
     assert not instance.seen.leaving()
-    assert json.loads(capsys.readouterr().out)["state"] == "no metadata"
+    assert json.loads(capfd.readouterr().out)["state"] == "no metadata"
 
 
-def test_a_metadata_service_that_talks_nonsense_stops_nobody(
-    instance: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+PAGE = b"HTTP/1.1 %d Oh\r\nContent-Length: 14\r\n\r\n<html>\n</html>"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [b"nonsense\r\n\r\n"],
+        [PAGE % 503],
+        [PAGE % 401, PAGE % 503],  # a page for a token, which would make a header of two lines
+        [PAGE % 401, PAGE % 200],
+        [PAGE % 401, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xfe"],
+        [b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 100_000],
+    ],
+    ids=["nonsense", "a page", "no token", "a page for a token", "no text", "endless"],
+)
+def test_a_metadata_service_that_is_broken_stops_nobody(
+    instance: SimpleNamespace, answers: list[bytes]
 ) -> None:
-    """The main thread keeps messages from others: it must outlive whatever it is told."""
-    with socket.create_server(("127.0.0.1", 0)) as nonsense:
-        instance.seen.host = f"127.0.0.1:{nonsense.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as broken:
+        instance.seen.host = f"127.0.0.1:{broken.getsockname()[1]}"
 
         def answer() -> None:
-            connection, _ = nonsense.accept()
-            with connection:
-                connection.recv(4096)
-                connection.sendall(b"nonsense\r\n\r\n")
+            for one in answers:
+                connection, _ = broken.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(one)
 
-        answering = threading.Thread(target=answer)
+        answering = threading.Thread(target=answer, daemon=True)
         answering.start()
         assert not instance.seen.leaving()
-        answering.join()
-    assert json.loads(capsys.readouterr().out)["state"] == "no metadata"
-
-
-def test_it_is_asked_now_and_then(instance: SimpleNamespace) -> None:
-    instance.seen.every = 60
-    assert not instance.seen.leaving()
-    instance.told.lifecycle_state = "Terminated"
-    assert not instance.seen.leaving()
+        answering.join(10)
 
 
 def test_the_hook_is_completed_for_this_instance(instance: SimpleNamespace) -> None:
@@ -261,7 +310,7 @@ def queue(sandbox: Any) -> Generator[SimpleNamespace]:
 
 def hand(programs: Callable[[str], ModuleType], queue: SimpleNamespace, **settings: float) -> Any:
     given: dict[str, Any] = {"visibility_timeout": 60, "heartbeat": 0.5, "longest": 60}
-    return programs("messages").Hand(queue.sqs, queue.url, **given | settings)
+    return programs("messages").Hand(queue.sqs, queue.sqs, queue.url, **given | settings)
 
 
 def test_what_is_not_begun_is_given_back_at_once(
@@ -270,10 +319,10 @@ def test_what_is_not_begun_is_given_back_at_once(
     sent = queue.send("a", "b", "c")
     held = hand(programs, queue)
     first, *others = held.take()
-    assert held.begin(first)
+    assert held.begin(0) is first
     assert sorted(held.give_back()) == sorted(message.id for message in others)
     assert sorted(queue.visible()) == sorted(set(sent) - {first.id})
-    assert not held.begin(others[0])
+    assert held.begin(0) is None
     assert held.give_back() == []
 
 
@@ -295,15 +344,16 @@ def test_a_heartbeat_keeps_a_message_longer_than_its_timeout(
 def test_a_stuck_order_is_kept_from_others_no_longer(
     programs: Callable[[str], ModuleType],
     queue: SimpleNamespace,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     queue.send("a")
     held = hand(programs, queue, longest=0.1)
     (message,) = held.take()
+    assert held.begin(0) is message
     time.sleep(0.6)
     held.extend()
     assert not held.held
-    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    said = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert [one["message_id"] for one in said if one["state"] == "stuck"] == [message.id]
 
 
@@ -422,14 +472,363 @@ def test_a_worker_is_started_once_sqs_has_answered_it(shop: SimpleNamespace) -> 
         assert systemd.recv(100) == b"READY=1"
 
 
-def test_an_order_whose_row_cannot_be_written_is_not_deleted(shop: SimpleNamespace) -> None:
-    (sent,) = shop.queue.send(ORDER)
-    table = shop.environment["FULFILLED_ORDERS"]
-    shop.environment["FULFILLED_ORDERS"] = "nowhere"
+# ---- faults: what may happen, and when; what may be lost is nothing
+
+
+class Table(ThreadingHTTPServer):
+    """DynamoDB's PutItem of one table, and the faults that it answers with first."""
+
+    daemon_threads = True
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__(("127.0.0.1", 0), TableHandler)
+        self.faults, self.rows = list(faults), {}
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def put(self, item: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        with self.lock:
+            kept = self.rows.setdefault(item["order_id"]["S"], item)
+        return (200, {}) if kept is item else (400, {"__type": CHECK_FAILED, "Item": kept})
+
+
+CHECK_FAILED = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException"
+ERRORS = {
+    "fails": (500, "InternalServerError"),
+    "throttles": (400, "ThrottlingException"),
+    "refuses": (400, "AccessDeniedException"),
+    "is not there": (400, "ResourceNotFoundException"),
+    "rejects": (400, "ValidationException"),
+}
+
+
+class TableHandler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        table = cast(Table, self.server)
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with table.lock:
+            fault = table.faults.pop(0) if table.faults else ""
+        if fault == "hangs":
+            time.sleep(30)
+        if fault in ("hangs", "hangs up"):
+            return
+        status, answer = table.put(asked["Item"]) if fault in ("", "is late") else (0, {})
+        if fault == "is late":  # what was asked for is done, and the answer is lost
+            return
+        if not status:
+            status, code = ERRORS.get(fault, (503, ""))
+            answer = {"__type": code, "message": fault}
+        body = json.dumps(answer).encode() if status != 503 else b"<html>Busy</html>"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/x-amz-json-1.0")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["hangs", "hangs up", "is late", "fails", "throttles", "refuses", "is not there", "a page"],
+)
+def test_an_outage_of_the_table_costs_no_order_a_receive(shop: SimpleNamespace, fault: str) -> None:
+    table = Table(*[fault] * (1 if fault == "hangs" else 4))
+    shop.environment["AWS_ENDPOINT_URL_DYNAMODB"] = f"http://127.0.0.1:{table.server_port}"
+    shop.environment["VISIBILITY_TIMEOUT"] = "300"
+    sent = shop.queue.send(*(ORDER | {"order_id": one} for one in "abc"))
+    reports = work(shop, lambda reports: len(outcomes(reports)) == 3)
+    assert sorted(message for message, _ in outcomes(reports)) == sorted(sent)
+    assert {outcome for _, outcome in outcomes(reports)} <= {"fulfilled", "duplicate"}
+    assert [one["receives"] for one in reports if "outcome" in one] == [1, 1, 1]
+    assert {key: row["message_id"]["S"] for key, row in table.rows.items()}.keys() == set("abc")
+    assert shop.queue.visible() == []
+
+
+def test_an_order_that_the_table_rejects_is_its_own_failure(shop: SimpleNamespace) -> None:
+    table = Table("rejects")
+    shop.environment["AWS_ENDPOINT_URL_DYNAMODB"] = f"http://127.0.0.1:{table.server_port}"
+    bad, good = shop.queue.send(ORDER), shop.queue.send(ORDER | {"order_id": "b"})
+    reports = work(shop, lambda reports: len(outcomes(reports)) == 3)
+    assert sorted(outcomes(reports)[:2]) != sorted(outcomes(reports)[1:])
+    assert [outcome for _, outcome in outcomes(reports)] == ["failed", "fulfilled", "fulfilled"]
+    assert {message for message, _ in outcomes(reports)} == {*bad, *good}
+
+
+def test_a_worker_that_is_stopped_in_an_outage_gives_its_order_back_at_once(
+    shop: SimpleNamespace,
+) -> None:
+    table = Table(*["refuses"] * 100)
+    shop.environment["AWS_ENDPOINT_URL_DYNAMODB"] = f"http://127.0.0.1:{table.server_port}"
+    shop.environment["VISIBILITY_TIMEOUT"] = "3600"
+    sent = shop.queue.send(*(ORDER | {"order_id": one} for one in "abcd"))
+    waits = "waiting for AWS"
+    reports = work(shop, lambda reports: reports[-1].get("state") == waits)
+    assert [outcome for _, outcome in outcomes(reports)] == ["failed"]
+    back = []
+    assert soon(lambda: back.extend(shop.queue.visible()) or len(back) == 4)
+    assert sorted(back) == sorted(sent)
+
+
+def test_an_order_that_was_in_work_when_its_worker_was_killed_is_done_by_another(
+    shop: SimpleNamespace,
+) -> None:
+    sent = shop.queue.send(ORDER | {"packing_seconds": 2})
+    killed = subprocess.Popen(
+        [sys.executable, "-B", PROGRAMS / "worker.py"],
+        env=shop.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with killed:
+        for line in killed.stdout or ():
+            if json.loads(line).get("state") == "received":
+                break
+        killed.kill()
     reports = work(shop, lambda reports: bool(outcomes(reports)))
-    assert outcomes(reports) == [(sent, "failed")]
-    shop.environment["FULFILLED_ORDERS"] = table
-    reports = work(shop, lambda reports: bool(outcomes(reports)))
-    assert outcomes(reports) == [(sent, "fulfilled")]
+    assert outcomes(reports) == [(*sent, "fulfilled")]
     assert next(one["receives"] for one in reports if "outcome" in one) == 2
-    assert rows(shop) == {"a": sent}
+
+
+def test_a_full_disk_costs_no_order(shop: SimpleNamespace) -> None:
+    shop.queue.send(*(ORDER | {"order_id": one} for one in "abcde"))
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-B", PROGRAMS / "worker.py"], env=shop.environment, stdout=full
+        )
+        try:
+            assert soon(lambda: len(rows(shop)) == 5, 20)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert shop.queue.visible() == []
+
+
+# A minute of these tests' queue: what is due in it is not due within a test.
+FOR_LONG = 3600.0
+
+
+class Queue:
+    """SQS as far as the worker asks it, by a clock that can be as fast as one likes.
+
+    faults: what to do before a call of that name is answered, each once.
+    """
+
+    def __init__(self, visibility_timeout: float) -> None:
+        self.visibility_timeout, self.lock = visibility_timeout, threading.Lock()
+        self.messages: dict[str, dict[str, Any]] = {}
+        self.faults: dict[str, list[Callable[[], None]]] = {}
+        self.receives: dict[str, int] = {}
+
+    def send(self, message: str, body: str) -> None:
+        self.messages[message] = {"body": body, "visible": 0.0}
+        self.receives[message] = 0
+
+    def _fault(self, call: str) -> None:
+        with self.lock:
+            faults = self.faults.get(call)
+            fault = faults.pop(0) if faults else None
+        if fault:
+            fault()
+
+    def receive_message(self, MaxNumberOfMessages: int, **_: Any) -> dict[str, Any]:
+        self._fault("receive")
+        time.sleep(0.02)
+        now, found = time.monotonic(), []
+        with self.lock:
+            for name, message in self.messages.items():
+                if message["visible"] <= now and len(found) < MaxNumberOfMessages:
+                    message["visible"] = now + self.visibility_timeout
+                    self.receives[name] += 1
+                    count = {"ApproximateReceiveCount": str(self.receives[name])}
+                    found.append({"MessageId": name, "ReceiptHandle": name,
+                                  "Body": message["body"], "Attributes": count})  # fmt: skip
+        return {"Messages": found}
+
+    def change_message_visibility_batch(self, Entries: list[Any], **_: Any) -> Any:
+        self._fault("extend")
+        for entry in Entries:
+            self._hide(entry["ReceiptHandle"], entry["VisibilityTimeout"])
+        return {}
+
+    def change_message_visibility(
+        self, ReceiptHandle: str, VisibilityTimeout: int, **_: Any
+    ) -> None:
+        self._fault("release")
+        self._hide(ReceiptHandle, VisibilityTimeout)
+
+    def _hide(self, name: str, seconds: float) -> None:
+        with self.lock:
+            if name in self.messages:
+                hidden = self.visibility_timeout if seconds else 0
+                self.messages[name]["visible"] = time.monotonic() + hidden
+
+    def delete_message(self, ReceiptHandle: str, **_: Any) -> None:
+        self._fault("delete")
+        with self.lock:
+            self.messages.pop(ReceiptHandle, None)
+
+
+class Rows:
+    """DynamoDB as far as the worker asks it."""
+
+    class exceptions:
+        class ConditionalCheckFailedException(Exception):
+            response: dict[str, Any]
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Any] = {}
+
+    def put_item(self, Item: dict[str, Any], **_: Any) -> None:
+        kept = self.rows.setdefault(Item["order_id"]["S"], Item)
+        if kept is not Item:
+            error = self.exceptions.ConditionalCheckFailedException()
+            error.response = {"Item": kept}
+            raise error
+
+
+@pytest.fixture
+def at_work(
+    programs: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> Generator[Callable[..., Any]]:
+    """Starts a worker in this process, on a queue of ours; ends it."""
+    started: list[tuple[Any, threading.Thread]] = []
+
+    def start(queue: Queue, rows: Rows, **settings: Any) -> Any:
+        module = programs("worker")
+        fakes = {"sqs": queue, "dynamodb": rows}
+        monkeypatch.setattr(module, "client", lambda service, **_: fakes[service])
+        worker = module.Worker(module.settings(REQUIRED))
+        worker.settings.at_once = settings.pop("at_once", 2)
+        for name, value in settings.items():
+            setattr(worker.hand, name, value)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        started.append((worker, thread))
+        return worker
+
+    yield start
+    for worker, thread in started:
+        worker.stop("the test is over")
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def some_orders(queue: Queue, number: int, **more: Any) -> set[str]:
+    names = {f"o{index}" for index in range(number)}
+    for name in names:
+        queue.send(name, json.dumps(ORDER | {"order_id": name} | more))
+    return names
+
+
+def test_orders_that_wait_behind_slow_ones_are_kept_and_are_not_stuck(
+    at_work: Callable[..., Any],
+) -> None:
+    """Ten are received at once, two are in work: the last begin when four pairs are done."""
+    queue, rows = Queue(0.6), Rows()
+    names = some_orders(queue, 10, packing_seconds=0.5)
+    at_work(queue, rows, heartbeat=0.2, longest=1.5)
+    assert soon(lambda: not queue.messages, 20)
+    assert rows.rows.keys() == names
+    assert set(queue.receives.values()) == {1}
+
+
+def test_by_default_an_order_is_extended_three_times_within_its_timeout(
+    programs: Callable[[str], ModuleType],
+) -> None:
+    """As the stack starts it, which sets the timeout and nothing else."""
+    module = programs("worker")
+    worker = module.Worker(module.settings([*REQUIRED, "--visibility-timeout", "60"]))
+    assert worker.hand.heartbeat == 20
+    config = worker.hand.settling.meta.config
+    # Two extensions that hang, and a third that does not.
+    slowest = 2 * (config.connect_timeout + config.read_timeout)
+    assert config.retries["total_max_attempts"] == 1
+    assert worker.hand.heartbeat + slowest < 60
+    assert worker.hand.polling.meta.config.read_timeout > 20
+    assert worker.dynamodb.meta.config.read_timeout <= 5
+
+
+def refused() -> None:
+    raise ClientError({"Error": {"Code": "RequestThrottled", "Message": "no"}}, "Call")
+
+
+def unreachable() -> None:
+    raise EndpointConnectionError(endpoint_url="https://sqs")
+
+
+def odd() -> None:
+    raise KeyError("ReceiptHandle")
+
+
+@pytest.mark.parametrize("fault", [refused, unreachable, odd])
+@pytest.mark.parametrize("call", ["receive", "extend", "delete", "release"])
+def test_a_call_of_sqs_that_fails_loses_nothing(
+    at_work: Callable[..., Any], call: str, fault: Callable[[], None]
+) -> None:
+    queue, rows = Queue(0.5), Rows()
+    names = some_orders(queue, 6, packing_seconds=0.3)
+    queue.send("bad", "no order")
+    queue.faults[call] = [fault]
+    worker = at_work(queue, rows, heartbeat=0.1)
+    assert soon(lambda: queue.messages.keys() == {"bad"} and queue.receives["bad"] > 2, 20)
+    assert rows.rows.keys() == names
+    assert not worker.failed
+    others = [count for name, count in queue.receives.items() if name != "bad"]
+    assert sorted(others) == ([1] * 5 + [2] if call == "delete" else [1] * 6)
+
+
+def test_an_extension_that_hangs_keeps_the_others_from_nothing(
+    at_work: Callable[..., Any],
+) -> None:
+    """The client gives up by its own time limit; the next extension comes at once."""
+    queue, rows = Queue(1.5), Rows()
+    names = some_orders(queue, 4, packing_seconds=2)
+
+    def hangs() -> None:
+        time.sleep(0.3)
+        raise ReadTimeoutError(endpoint_url="https://sqs")
+
+    queue.faults["extend"] = [hangs, hangs]
+    at_work(queue, rows, at_once=4, heartbeat=0.3)
+    assert soon(lambda: not queue.messages, 20)
+    assert rows.rows.keys() == names
+    assert set(queue.receives.values()) == {1}
+
+
+def test_a_thread_that_dies_ends_the_program(
+    at_work: Callable[..., Any], programs: Callable[[str], ModuleType], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(programs("worker"), "pack", lambda order: sys.exit("gone"))
+    queue, rows = Queue(FOR_LONG), Rows()
+    some_orders(queue, 1)
+    worker = at_work(queue, rows)
+    assert soon(lambda: worker.failed, 10)
+    assert soon(lambda: not worker.working(), 10)
+
+
+@given(body=st.text() | orders.map(json.dumps) | st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text() | st.integers(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)).map(json.dumps))  # fmt: skip
+def test_no_body_does_more_than_be_an_order_or_be_rejected_and_its_text_is_not_told(
+    programs: Callable[[str], ModuleType], body: str
+) -> None:
+    module, told = programs("worker"), list[dict[str, Any]]()
+    rows, done = Rows(), list[str]()
+    worker = SimpleNamespace(
+        dynamodb=rows, why="", settings=SimpleNamespace(table="rows", longest=480),
+        through_outages=lambda work, longest: work(),
+        settle=lambda how, message: done.append(how),
+        hand=SimpleNamespace(release="release", delete="delete", forget="forget"),
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "report", lambda **facts: told.append(facts))
+        patch.setattr(module, "pack", lambda order: None)
+        module.Worker.fulfil(worker, programs("messages").Message("m", "r", body, 1))
+    (said,) = told
+    assert done == (["delete"] if said["outcome"] == "fulfilled" else ["release"])
+    assert said["outcome"] in ("fulfilled", "rejected")
+    assert len(json.dumps(said)) < 1000

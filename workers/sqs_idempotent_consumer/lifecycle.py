@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import socket
-import time
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
-from messages import report
+from program import report, said
 
 METADATA = "http://169.254.169.254"
 TOKEN_SECONDS = 21600
+LONGEST_ANSWER = 1000  # bytes, several times what is asked for
 
 
 def tell_ready() -> None:
@@ -30,23 +30,20 @@ def tell_ready() -> None:
 class Instance:
     """The instance that this program runs on, by its metadata service (IMDSv2).
 
-    every: seconds between two questions. The service's address can be set as for the AWS SDKs.
+    The service's address can be set as for the AWS SDKs.
     """
 
-    def __init__(self, *, every: float) -> None:
+    def __init__(self) -> None:
         address = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", METADATA)
-        self.host = urlsplit(address).netloc
-        self.every, self.asked, self.told, self.token = every, float("-inf"), "", ""
+        self.host, self.token = urlsplit(address).netloc, ""
 
     def leaving(self) -> bool:
-        """Whether Auto Scaling is about to terminate this instance."""
-        if time.monotonic() - self.asked >= self.every:
-            self.asked = time.monotonic()
-            try:
-                self.told = self._get("autoscaling/target-lifecycle-state")
-            except (OSError, HTTPException) as error:
-                report(state="no metadata", reason=str(error))
-        return self.told == "Terminated"
+        """Whether Auto Scaling is about to terminate this instance; no, if nobody can tell."""
+        try:
+            return self._get("autoscaling/target-lifecycle-state") == "Terminated"
+        except Exception as error:  # whatever a service that is broken answers
+            report(state="no metadata", reason=said(error))
+            return False
 
     def let_go(self, autoscaling: Any, group: str, hook: str) -> None:
         """Complete the lifecycle action that waits for us."""
@@ -65,7 +62,9 @@ class Instance:
         status, text = self._ask("GET", path, "X-aws-ec2-metadata-token", self.token)
         if status == 401:  # no token yet, or it has expired
             lifetime = "X-aws-ec2-metadata-token-ttl-seconds"
-            _, self.token = self._ask("PUT", "api/token", lifetime, str(TOKEN_SECONDS))
+            granted, self.token = self._ask("PUT", "api/token", lifetime, str(TOKEN_SECONDS))
+            if granted != 200:
+                raise OSError(f"the metadata service answers {granted} when asked for a token")
             status, text = self._ask("GET", path, "X-aws-ec2-metadata-token", self.token)
         if status not in (200, 404):
             raise OSError(f"the metadata service answers {status}")
@@ -77,6 +76,6 @@ class Instance:
         try:
             connection.request(method, f"/latest/{path}", headers={header: value})
             answer = connection.getresponse()
-            return answer.status, answer.read().decode()
+            return answer.status, answer.read(LONGEST_ANSWER).decode()
         finally:
             connection.close()

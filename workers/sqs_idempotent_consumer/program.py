@@ -24,6 +24,12 @@ T = TypeVar("T")
 LONGEST_TEXT = 300  # characters of a text in a report: a sender's id may be a megabyte
 TICK = 0.1  # seconds between two looks at whether the program is to stop
 STANDARD_OUTPUT = 1
+SERVER_ERROR = 500  # HTTP's status of this and every higher number
+# In the codes of what AWS answers when it would refuse any request of this client at present.
+OUTAGES = (
+    "AccessDenied", "ExpiredToken", "InvalidClientTokenId", "LimitExceeded", "NonExistentQueue",
+    "ResourceNotFound", "Throttl", "ThroughputExceeded", "TooManyRequests", "UnrecognizedClient",
+)  # fmt: skip
 _one_line_at_a_time = threading.Lock()
 
 
@@ -49,16 +55,18 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def client(service: str, *, answer_within: float = 5, connections: int = 10) -> Any:
+def client(
+    service: str, *, answer_within: float = 5, attempts: int = 3, connections: int = 10
+) -> Any:
     """A client of an AWS service that gives up, so that a service that hangs stops nothing else.
 
-    answer_within: seconds for an answer. A call takes at most three times as long, and 12 s for
-    connecting and waiting between its three attempts.
+    answer_within: seconds for the answer of one attempt, besides 2 s to connect; between attempts
+    it waits for about a second.
     """
     config = Config(
-        connect_timeout=3,
+        connect_timeout=2,
         read_timeout=answer_within,
-        retries={"mode": "standard", "total_max_attempts": 3},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=connections,
     )
     return boto3.client(service, config=config)
@@ -70,7 +78,9 @@ def outage(error: BaseException) -> bool:
     So does a missing right or table: not an order's fault, and mended by a person.
     """
     if isinstance(error, ClientError):
-        return error.response["Error"]["Code"] != "ValidationException"
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        code = error.response["Error"]["Code"]
+        return status >= SERVER_ERROR or any(word in code for word in OUTAGES)
     return isinstance(error, BotoCoreError) and not isinstance(error, ParamValidationError)
 
 

@@ -4,6 +4,9 @@ Long polling; a heartbeat keeps an order from other workers for as long as it ta
 deleted after its row is written. SIGTERM, or Auto Scaling's wish to terminate the instance, ends a
 worker after the orders in hand: the messages not begun are given back at once.
 
+While DynamoDB does not answer, an order waits for it in hand and no other is taken: to give it back
+would use up one of its receives. A thread that dies ends the program, with exit code 1.
+
 Needs Python 3.9 or newer, Amazon Linux 2023's own, and boto3 1.28 or newer. Every setting is an
 argument or, better in a unit file, an environment variable.
 """
@@ -12,46 +15,38 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 
-import boto3
-from botocore.config import Config
 from lifecycle import Instance, tell_ready
-from messages import Hand, Message, report
+from messages import Hand, Message
 from orders import ConflictingOrder, MalformedOrder, commit, pack, parse_order
+from program import TICK, Program, client, report, said, waits
 
-TICK = 0.1  # seconds between two looks of the supervising thread
-AFTER_FAILURE = 1.0  # seconds before SQS is asked again
+LONG_POLL = 20  # seconds at most, SQS's own limit
 
 
-class Worker:
-    """Some threads that work on orders, and the main thread that keeps their messages for them."""
+class Worker(Program):
+    """A thread that receives, some that work, and the main thread that keeps their messages."""
 
     def __init__(self, settings: argparse.Namespace) -> None:
-        self.settings, self.why = settings, ""  # why: the reason to stop, once there is one
-        config = Config(retries={"mode": "standard"}, max_pool_connections=settings.at_once + 2)
-        self.sqs, self.dynamodb = (
-            boto3.client(service, config=config) for service in ("sqs", "dynamodb")
-        )
+        super().__init__()
+        self.settings = settings
+        heartbeat = settings.heartbeat or settings.visibility_timeout / 3
+        self.dynamodb = client("dynamodb", connections=settings.at_once)
         self.hand = Hand(
-            self.sqs,
+            client("sqs", answer_within=LONG_POLL + 5, attempts=1),
+            # Two extensions that hang, one after the other, still come within the timeout.
+            client("sqs", answer_within=min(5, heartbeat / 4), attempts=1, connections=64),
             settings.queue,
             visibility_timeout=settings.visibility_timeout,
-            heartbeat=settings.heartbeat or settings.visibility_timeout / 3,
+            heartbeat=heartbeat,
             longest=settings.longest,
         )
         self.ready = threading.Event()  # SQS has answered: queue, network and rights are there
-        self.instance = Instance(every=settings.ask_every) if settings.group else None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, _: self.stop(signal.Signals(number).name))
-
-    def stop(self, why: str) -> None:
-        """Begin no other order."""
-        self.why = self.why or why
+        self.instance = Instance() if settings.group else None
 
     def run(self) -> int:
         """Work until told to stop, then give back what is not begun and finish what is.
@@ -61,15 +56,15 @@ class Worker:
         A long poll that waits is waited for: a message that it would bring would otherwise be lost
         to everybody for a visibility timeout.
         """
-        threads = [threading.Thread(target=self.work) for _ in range(self.settings.at_once)]
-        for thread in threads:
-            thread.start()
-        report(state="started", pid=os.getpid(), at_once=len(threads))
+        self.start(self.receive)
+        for _ in range(self.settings.at_once):
+            self.start(self.work)
+        if self.instance:
+            self.start(self.watch)
+        report(state="started", pid=os.getpid(), at_once=self.settings.at_once)
         given_back: list[str] = []
-        while any(thread.is_alive() for thread in threads):
+        while self.working():
             time.sleep(TICK)
-            if self.instance and self.instance.leaving():
-                self.stop("lifecycle")
             if self.why:
                 given_back += self.hand.give_back()
             self.hand.extend()
@@ -77,7 +72,13 @@ class Worker:
         report(state="stopped", why=self.why, given_back=given_back)
         if self.instance and self.instance.leaving():
             self.leave(self.instance)
-        return 0 if self.why else 1
+        return int(self.failed)
+
+    def watch(self) -> None:
+        """One thread: stop once Auto Scaling wants the instance gone."""
+        while self.instance and not self.pause(self.settings.ask_every):
+            if self.instance.leaving():
+                self.stop("lifecycle")
 
     def leave(self, instance: Instance) -> None:
         """Let Auto Scaling terminate the instance; without our word it does when the hook ends.
@@ -86,26 +87,32 @@ class Worker:
         """
         time.sleep(self.settings.linger)
         try:
-            autoscaling = boto3.client("autoscaling")
-            instance.let_go(autoscaling, self.settings.group, self.settings.hook)
+            instance.let_go(client("autoscaling"), self.settings.group, self.settings.hook)
         except Exception as error:
-            report(state="not let go", reason=f"{type(error).__name__}: {error}"[:300])
+            report(state="not let go", reason=said(error))
 
-    def work(self) -> None:
-        """One thread: take messages and work on them one by one."""
+    def receive(self) -> None:
+        """One thread: take messages while there is somebody to begin with them."""
+        again = waits()
         while not self.why:
-            try:
-                messages = self.hand.take()
-            except Exception as error:
-                report(state="cannot receive", reason=f"{type(error).__name__}: {error}"[:200])
-                time.sleep(AFTER_FAILURE)
+            if not self.hand.wants(self.settings.at_once, TICK):
                 continue
+            try:
+                self.hand.take()
+            except Exception as error:
+                report(state="cannot receive", reason=said(error))
+                self.pause(next(again))
+                continue
+            again = waits()
             if not self.ready.is_set():
                 self.ready.set()
                 tell_ready()
-            for message in messages:
-                if not self.why and self.hand.begin(message):
-                    self.fulfil(message)
+
+    def work(self) -> None:
+        """Some threads: work on messages one by one."""
+        while not self.why:
+            if message := self.hand.begin(TICK):
+                self.fulfil(message)
 
     def fulfil(self, message: Message) -> None:
         """Work on one order, commit it, report it, and only then delete its message."""
@@ -114,13 +121,17 @@ class Worker:
             order = parse_order(message.body)
             known["order_id"] = order["order_id"]
             pack(order)
-            by = commit(self.dynamodb, self.settings.table, order, message.id)
+            by = self.through_outages(
+                lambda: commit(self.dynamodb, self.settings.table, order, message.id),
+                longest=self.settings.longest - message.worked(),
+            )
         except (MalformedOrder, ConflictingOrder) as error:
             report(outcome="rejected", reason=str(error), **known)
-            self.settle(self.hand.reject, message)
+            self.settle(self.hand.release, message)
         except Exception as error:
-            report(outcome="failed", reason=f"{type(error).__name__}: {error}"[:300], **known)
-            self.hand.forget(message)
+            report(outcome="failed", reason=said(error), **known)
+            # Sooner than its timeout only for another worker, who may do better.
+            self.settle(self.hand.release if self.why else self.hand.forget, message)
         else:
             report(outcome="fulfilled" if by == message.id else "duplicate", by=by, **known)
             self.settle(self.hand.delete, message)
@@ -131,11 +142,11 @@ class Worker:
             how(message)
         except Exception as error:
             self.hand.forget(message)
-            report(state="not settled", message_id=message.id, reason=str(error)[:300])
+            report(state="not settled", message_id=message.id, reason=said(error))
 
 
-def settings() -> argparse.Namespace:
-    """What the arguments and the environment say."""
+def settings(words: list[str] | None = None) -> argparse.Namespace:
+    """What the arguments (the command's own, if none) and the environment say."""
     parser = argparse.ArgumentParser(description="Fulfil orders until SIGTERM.")
     for flag, variable, kind, meaning, default in (
         ("--queue", "ORDERS_URL", str, "URL of the queue of orders", None),
@@ -143,7 +154,7 @@ def settings() -> argparse.Namespace:
         ("--visibility-timeout", "VISIBILITY_TIMEOUT", int, "seconds", "60"),
         ("--at-once", "ORDERS_AT_ONCE", int, "orders in work at the same time", "4"),
         ("--heartbeat", "HEARTBEAT", float, "seconds; 0: a third of the timeout", "0"),
-        ("--longest", "LONGEST", float, "seconds after which an order is stuck", "900"),
+        ("--longest", "LONGEST", float, "seconds of work after which an order is stuck", "480"),
         ("--group", "GROUP_NAME", str, "Auto Scaling group that this instance is in", ""),
         ("--hook", "HOOK_NAME", str, "its lifecycle hook on termination", "Drain"),
         ("--ask-every", "ASK_EVERY", float, "seconds between questions to the instance", "5"),
@@ -153,8 +164,10 @@ def settings() -> argparse.Namespace:
         parser.add_argument(
             flag, type=kind, default=value, required=value is None, help=f"{meaning} ({variable})"
         )
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":
-    sys.exit(Worker(settings()).run())
+    worker = Worker(settings())
+    worker.stop_by_signal()
+    sys.exit(worker.run())
