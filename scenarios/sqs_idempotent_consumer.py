@@ -25,7 +25,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from scenarios.roles import keys, role_with
+from scenarios.roles import denied, keys, role_with
 from scenarios.stage import ScenarioCannotRun, ScenarioFailed, Stage
 
 GOOD, LONG, DUPLICATE, MALFORMED = 868, 2, 100, 30
@@ -64,6 +64,7 @@ class Processes:
         settings, (bucket, key) = self._launch_template()
         with ExitStack() as stack:
             role = stack.enter_context(self._role())
+            self.role = role.client("sts").get_caller_identity()["Arn"].split("/")[1]
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             self._download(role, bucket, key, folder)
             stack.callback(self._end)
@@ -192,6 +193,7 @@ class Instances:
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.group = stage, stage.outputs["WorkersName"]
+        self.role = stage.outputs["WorkerRoleName"]
         self.autoscaling, self.seen = stage.client("autoscaling"), {}
 
     @contextmanager
@@ -311,6 +313,7 @@ class OrdersToWorkers:
             self.killed, self.stopped, self.last = workers[:WORKERS]
             self.send(orders[:FIRST])
             self.end_two()
+            self.refuse()
             self.send(orders[FIRST:])
             stage.watch(
                 {"fulfilled": GOOD + LONG, "parked": MALFORMED, "out of Orders": TOTAL},
@@ -409,6 +412,22 @@ class OrdersToWorkers:
             )
         self.stage.until(
             f"{self.stopped} stopped", lambda: self.said(self.stopped, "stopped"), seconds=120
+        )
+
+    def refuse(self) -> None:
+        """Let the table refuse the last worker's rows for longer than its orders' timeout."""
+        began = time.time()
+
+        def waits() -> bool:
+            said = self.said(self.last, "waiting for AWS")
+            return bool(said) and time.time() - said[0]["at"] > 1.5 * self.timeout
+
+        with denied(self.stage, self.fleet.role, "dynamodb:PutItem", "*"):
+            self.stage.until(f"{self.last} waiting", waits, seconds=600)
+            rows = len(self.rows())
+        self.refused = time.time() - began
+        self.stage.say(
+            f"the table refused {self.last} for {self.refused:.0f} s, {rows} orders done by then"
         )
 
     def leave(self) -> None:
@@ -635,6 +654,9 @@ class OrdersToWorkers:
             "the stopped worker left nothing in its hands": not self.in_hand(self.stopped),
             f"an order of {self.long_packing:g} s was received once: the heartbeat kept it": all(
                 len(received[m]) == 1 for m, kind in self.kinds.items() if kind == "long"
+            ),
+            f"no order failed in the {self.refused:.0f} s in which the table refused every row": (
+                "failed" not in {one.get("outcome") for one in self.reports(self.last)}
             ),
             "the last worker stopped because its instance had to, and let it go": (
                 self.said(self.last, "stopped")[0]["why"] == "lifecycle"

@@ -10,6 +10,8 @@ Decisions worth knowing:
 
 - At least once in, once out: the condition on the row is what makes a duplicate harmless, a message
   is deleted after its row is written, and a heartbeat keeps an order that takes long from others.
+- While the table does not answer, orders wait in their workers' hands, up to eight minutes: to give
+  one back would use up a receive, and after max_receive_count of them a good order is parked.
 - A worker that is told to stop, by SIGTERM or by its group, gives back what it has not begun, at
   once; what a killed one held comes back after the visibility timeout. Either uses up a receive.
 - The group holds the orders that wait for each worker at backlog_per_worker, by metric math: no
