@@ -27,8 +27,8 @@ def _said(text: str, scope: str) -> Iterator[str]:
     if len(text.encode()) > MOST_BYTES:
         yield "FilterPolicy: Filter policy is too large"
     try:
-        policy = json.loads(text)
-    except ValueError:
+        policy = json.loads(text, parse_constant=_no_json)
+    except (ValueError, RecursionError):
         policy = None
     if not isinstance(policy, dict):
         yield "FilterPolicy: failed to parse JSON"
@@ -38,6 +38,11 @@ def _said(text: str, scope: str) -> Iterator[str]:
         yield f"FilterPolicy: Filter policy can not have more than {MOST_KEYS} keys"
     if combinations(policy) > MOST_COMBINATIONS:
         yield "FilterPolicy: Filter policy is too complex"
+
+
+def _no_json(name: str) -> None:
+    """NaN and the like, which Python alone reads."""
+    raise ValueError(name)
 
 
 def combinations(policy: Mapping[str, Any], depth: int = 1) -> int:
@@ -102,10 +107,19 @@ def _wrong(rule: Any) -> Iterator[str]:
             yield from _wrong_range(value)
         elif operator == "anything-but":
             yield from _wrong_exclusion(value)
-        elif not isinstance(value, str):
-            yield f"{operator} match pattern must be a string"
-        elif operator == "cidr":
-            yield from _wrong_network(value)
+        else:
+            yield from _wrong_text(operator, value)
+
+
+def _wrong_text(operator: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, str):
+        yield f"{operator} match pattern must be a string"
+    elif operator == "cidr":
+        yield from _wrong_network(value)
+    elif operator == "wildcard":
+        # An escaped star is none, so a pair of letters in place of it keeps the position.
+        if (at := re.sub(r"\\.", "__", value, flags=re.S).find("**")) >= 0:
+            yield f"Consecutive wildcard characters at pos {at}"
 
 
 def _wrong_number(value: Any) -> Iterator[str]:
@@ -126,8 +140,15 @@ def _wrong_exclusion(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         if len(value) != 1 or next(iter(value)) not in TEXTS:
             yield f"Unsupported anything-but pattern: {next(iter(value), '')}"
+            return
+        ((operator, given),) = value.items()
+        texts = _listed(given)
+        if not texts:
+            yield "Empty arrays are not allowed"
+        for one in texts:
+            yield from _wrong_text(operator, one)
         return
-    values = value if isinstance(value, list) else [value]
+    values = _listed(value)
     if not values:
         yield "Empty arrays are not allowed"
     if any(isinstance(one, bool) or not isinstance(one, (str, int, float)) for one in values):
@@ -223,6 +244,10 @@ def _at(body: Any, key: str) -> Iterator[Any]:
             yield from _at(one[first], rest)
 
 
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def _flat(value: Any) -> Iterator[Any]:
     """A value, or each that an array, or arrays within it, hold."""
     if isinstance(value, list):
@@ -250,9 +275,11 @@ def _matches(rule: Any, value: Any) -> bool:
 def _operator_matches(operator: str, given: Any, value: Any) -> bool:
     if operator == "anything-but":
         if isinstance(given, dict):
-            return isinstance(value, str) and not _matches(given, value)
-        excluded = given if isinstance(given, list) else [given]
-        return not any(_matches(one, value) for one in excluded)
+            ((operator, texts),) = given.items()
+            return isinstance(value, str) and not any(
+                _text_matches(operator, one, value) for one in _listed(texts)
+            )
+        return not any(_matches(one, value) for one in _listed(given))
     if operator == "numeric":
         number = _number(value)
         return number is not None and _in_range(number, given)
@@ -268,7 +295,10 @@ def _text_matches(operator: str, given: str, value: str) -> bool:
         case "equals-ignore-case":
             return value.lower() == given.lower()
         case "wildcard":
-            return bool(re.fullmatch(".*".join(map(re.escape, given.split("*"))), value, re.S))
+            # A star is any letters, one after a backslash is itself.
+            parts = re.findall(r"\\.|.", given, re.S)
+            pattern = (".*" if one == "*" else re.escape(one[-1]) for one in parts)
+            return bool(re.fullmatch("".join(pattern), value, re.S))
     try:
         return ipaddress.ip_address(value) in ipaddress.ip_network(given, strict=False)
     except ValueError:

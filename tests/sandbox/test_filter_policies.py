@@ -21,6 +21,7 @@ def taken(policy: Any, scope: str = "MessageBody") -> str:
         {"a": ["x", 1, None, True]},
         {"a": [{"prefix": "x"}, {"suffix": "x"}, {"equals-ignore-case": "X"}, {"wildcard": "x*"}]},
         {"a": [{"anything-but": ["x", 1]}, {"anything-but": {"prefix": "x"}}]},
+        {"a": [{"anything-but": {"suffix": ["x", "y"]}}, {"wildcard": r"x\**y*"}]},
         {"a": [{"numeric": ["=", 1]}, {"numeric": [">", 0, "<=", 1]}, {"numeric": ["<", -1.5]}]},
         {"a": [{"exists": False}], "b": {"c": [{"cidr": "10.0.0.0/24"}]}},
         {"$or": [{"a": ["x"]}, {"b": {"c": ["y"]}}]},
@@ -50,6 +51,12 @@ def test_what_is_right_is_taken(policy: dict[str, Any]) -> None:
         ({"a": [{"numeric": [">", 2, "<", 1]}]}, "Bottom must be less than top"),
         ({"a": [{"numeric": [">", 1, ">", 2]}]}, "Bad numeric range operator: >"),
         ({"a": [{"numeric": ["=", 1, "<", 2]}]}, "Too many elements in numeric expression"),
+        ({"a": [float("nan")]}, "failed to parse JSON"),
+        ({"a": [{"anything-but": {"prefix": 5}}]}, "prefix match pattern must be a string"),
+        ({"a": [{"anything-but": {"prefix": ["x", 5]}}]}, "prefix match pattern must be a string"),
+        ({"a": [{"anything-but": {"suffix": []}}]}, "Empty arrays are not allowed"),
+        ({"a": [{"wildcard": "x**"}]}, "Consecutive wildcard characters at pos 1"),
+        ({"a": [{"anything-but": {"wildcard": "**"}}]}, "Consecutive wildcard characters at pos 0"),
         ({"a": [{"anything-but": [None]}]},
          "Inside anything but list, start|null|boolean is not supported."),
         ({f"key{number}": ["x"] for number in range(6)},
@@ -82,6 +89,7 @@ def test_combinations_are_values_times_depth(policy: dict[str, Any], count: int)
 ORDER = {
     "kind": "gift",
     "total": 120,
+    "star": "a*",
     "paid": None,
     "address": {"city": "Ulm", "zip": "89073"},
     "items": [{"sku": "tea", "count": 1}, {"sku": "cup", "count": 4}],
@@ -96,6 +104,11 @@ ORDER = {
         ({"kind": ["standard", {"prefix": "gi"}]}, True),
         ({"kind": [{"anything-but": "gift"}]}, False),
         ({"kind": [{"anything-but": {"prefix": "st"}}]}, True),
+        ({"kind": [{"anything-but": {"prefix": ["st", "gi"]}}]}, False),
+        ({"kind": [{"anything-but": {"suffix": ["st", "gi"]}}]}, True),
+        ({"star": [{"wildcard": r"a\*"}]}, True),
+        ({"star": [{"wildcard": r"b\*"}]}, False),
+        ({"kind": [{"wildcard": r"gif\*"}]}, False),
         ({"total": [120]}, True),
         ({"total": ["120"]}, False),
         ({"total": [{"numeric": [">", 100, "<", 130]}]}, True),
@@ -150,3 +163,7 @@ def test_attributes_fit(policy: dict[str, Any], fits: bool) -> None:
 
 def test_without_a_policy_all_pass() -> None:
     assert lets_through("", "MessageBody", {}, "no JSON")
+
+
+def test_what_is_nested_too_deep_is_no_policy() -> None:
+    assert problem("[" * 100_000 + "]" * 100_000, "MessageBody").endswith("failed to parse JSON")
