@@ -116,10 +116,9 @@ def _wrong_text(operator: str, value: Any) -> Iterator[str]:
         yield f"{operator} match pattern must be a string"
     elif operator == "cidr":
         yield from _wrong_network(value)
-    elif operator == "wildcard":
-        # An escaped star is none, so a pair of letters in place of it keeps the position.
-        if (at := re.sub(r"\\.", "__", value, flags=re.S).find("**")) >= 0:
-            yield f"Consecutive wildcard characters at pos {at}"
+    # An escaped star is none; two other letters in its place keep the position.
+    elif operator == "wildcard" and "**" in (plain := re.sub(r"\\.", "__", value, flags=re.S)):
+        yield f"Consecutive wildcard characters at pos {plain.index('**')}"
 
 
 def _wrong_number(value: Any) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 Binary attributes are in it, a topic's signature version is the envelope's, and a FIFO topic gives a
 standard queue no message group. Seen in MiniStack 1.5.33: a batch's binary attributes are lost, an
-envelope's are empty, its version is always 1, and a standard queue gets the group.
+envelope's are empty, its version is always 1, a standard queue gets the group, and a protocol's
+part that is no text (SNS ignores it) breaks Publish.
 """
 
 import json
@@ -14,6 +15,7 @@ PATCHES = (
     "services.sns._parse_batch_entries",
     "services.sns._build_envelope",
     "services.sns._deliver_to_sqs",
+    "services.sns._resolve_message_for_protocol",
     "services.sns._topic_by_arn_any_scope",
     "services.sns._p",
 )
@@ -50,5 +52,14 @@ def close() -> None:
             named |= {"message_group_id": "", "message_dedup_id": ""}
         deliver(endpoint, *parts, **named)
 
+    resolve = sns._resolve_message_for_protocol
+
+    def resolve_texts(message: str, structure: str, protocol: str) -> str:
+        if structure == "json":
+            parts = json.loads(message)
+            message = json.dumps({key: one for key, one in parts.items() if isinstance(one, str)})
+        return resolve(message, structure, protocol)
+
     sns._parse_batch_entries, sns._build_envelope = parse_whole, build_whole
+    sns._resolve_message_for_protocol = resolve_texts
     sns._deliver_to_sqs = deliver_by_type

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gaps.sns_refusals import Refused
+from gaps.sns_refusals import Refused, an_arn
+from ministack.core.responses import get_region
 from ministack.services import sns
 
 PATCHES = (
@@ -27,6 +28,7 @@ PATCHES = (
 LARGEST = 262_144  # bytes of a message with its attributes, and of a batch's messages together
 ENTRY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 GROUP = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 TYPES = ("String", "Number", "Binary")
 
 
@@ -49,14 +51,20 @@ def _checked(act: Callable[..., Any], check: Callable[[dict], None]) -> Callable
 
 
 def _one(params: dict[str, Any]) -> None:
-    arn = sns._normalize_arn(sns._p(params, "TopicArn") or sns._p(params, "TargetArn"))
-    if arn and len(parts := arn.split(":")) < 6:
-        raise Refused(f"TopicArn Reason: An ARN must have at least 6 elements, not {len(parts)}")
-    _message(params, "", sns._topic_by_arn_any_scope(arn))
+    named = "TopicArn" if sns._p(params, "TopicArn") else "TargetArn"
+    _message(params, "", _topic(params, named) if sns._p(params, named) else None)
+
+
+def _topic(params: dict[str, Any], named: str) -> dict[str, Any] | None:
+    """The topic that a parameter names; None if there is none, or it names something else."""
+    arn = sns._normalize_arn(sns._p(params, named))
+    if an_arn(named, arn)[3] != get_region():
+        raise Refused(named)
+    return sns._topic_by_arn_any_scope(arn)
 
 
 def _batch(params: dict[str, Any]) -> None:
-    topic = sns._topic_by_arn_any_scope(sns._normalize_arn(sns._p(params, "TopicArn")))
+    topic = _topic(params, "TopicArn")
     if topic is None:
         return  # MiniStack says so
     entries, number = [], 1
@@ -164,7 +172,25 @@ def _attributes(params: dict[str, Any], at: str) -> dict[str, dict[str, str]]:
     return found
 
 
+def _name(name: str) -> str:
+    """What SNS says against the name of an attribute."""
+    if len(name) > 256:
+        return "Length of message attribute name must be less than 256 bytes."
+    for place, at in (("starting", 0), ("ending", -1)):
+        if name[at:][:1] == ".":
+            return f"Invalid message attribute name {place} with character '.' was found."
+    if found := re.search(r"[^A-Za-z0-9_.-]", name):
+        return (
+            f"Invalid non-alphanumeric character '#x{ord(found[0]):X}' was found in the message"
+            " attribute name. Can only include alphanumeric characters, hyphens, underscores, or"
+            " dots."
+        )
+    return "Message attribute name can not have successive '.' character." if ".." in name else ""
+
+
 def _attribute(name: str, attribute: dict[str, str]) -> None:
+    if wrong := _name(name):
+        raise Refused(wrong, "ParameterValueInvalid")
     kind = attribute.get("DataType", "").partition(".")[0]
     if kind not in TYPES:
         raise Refused(
@@ -184,4 +210,8 @@ def _attribute(name: str, attribute: dict[str, str]) -> None:
             f"The message attribute '{name}' must contain non-empty message attribute value for"
             f" message attribute type '{attribute['DataType']}'.",
             "ParameterValueInvalid",
+        )
+    if kind == "Number" and not NUMBER.fullmatch(attribute[field]):
+        raise Refused(
+            f"Could not cast message attribute '{name}' value to number.", "ParameterValueInvalid"
         )

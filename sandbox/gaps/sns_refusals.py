@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import filter_policies
-from ministack.core.responses import get_region
+from ministack.core.responses import get_account_id, get_region
 from ministack.services import sns
 from ministack.services.cloudformation import provisioners
 
@@ -48,6 +48,37 @@ ENDPOINTS = {
     "lambda": (r"arn:[^:]+:lambda:[^:]+:\d{12}:function:.+", "Lambda endpoint ARN"),
     "firehose": (r"arn:[^:]+:firehose:[^:]+:\d{12}:deliverystream/.+", "Firehose endpoint ARN"),
 }
+FIFO_ONLY = {"ArchivePolicy", "ContentBasedDeduplication", "FifoThroughputScope"}
+TOPIC = {  # what may be set; FifoTopic only when a topic is made
+    *("DeliveryPolicy", "DisplayName", "KmsMasterKeyId", "MaximumMessageSize", "Policy"),
+    *("SignatureVersion", "TracingConfig"),
+    *(
+        f"{protocol}{outcome}"
+        for protocol in ("Application", "Firehose", "HTTP", "Lambda", "SQS")
+        for outcome in (
+            "FailureFeedbackRoleArn",
+            "SuccessFeedbackRoleArn",
+            "SuccessFeedbackSampleRate",
+        )
+    ),
+}
+UNSET = {  # what an attribute that was never set stands for
+    "ContentBasedDeduplication": "false",
+    "FifoTopic": "false",
+    "FilterPolicyScope": "MessageAttributes",
+    "RawMessageDelivery": "false",
+    "SignatureVersion": "1",
+    "TracingConfig": "PassThrough",
+}
+# Of a delivery policy, with its least, its most and its default; delays are seconds.
+RETRIES = {
+    "numRetries": (0, 100, 3),
+    "minDelayTarget": (1, 3600, 20),
+    "maxDelayTarget": (1, 3600, 20),
+    "numNoDelayRetries": (0, 100, 0),
+    "numMinDelayRetries": (0, 100, 0),
+    "numMaxDelayRetries": (0, 100, 0),
+}
 SUBSCRIPTION = {
     *("DeliveryPolicy", "FilterPolicy", "FilterPolicyScope", "RawMessageDelivery"),
     *("RedrivePolicy", "ReplayPolicy", "SubscriptionRoleArn"),
@@ -80,8 +111,8 @@ def close() -> None:
     topics = provisioners._RESOURCE_HANDLERS["AWS::SNS::Topic"]
     topics["create"], topics["update"] = _made(topics["create"]), _changed(topics["update"])
     subscriptions = provisioners._RESOURCE_HANDLERS["AWS::SNS::Subscription"]
-    for verb, at in (("create", 1), ("update", 2)):
-        subscriptions[verb] = _possible(subscriptions[verb], at)
+    subscriptions["create"] = _possible(subscriptions["create"])
+    subscriptions["update"] = _still_possible(subscriptions["update"])
 
 
 def _checked(act: Callable[..., Any], check: Callable[[dict], None]) -> Callable[..., Any]:
@@ -104,14 +135,31 @@ def _entries(params: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def an_arn(name: str, text: str) -> list[str]:
+    """The parts of a parameter's ARN."""
+    if len(parts := text.split(":")) < 6:
+        raise Refused(f"{name} Reason: An ARN must have at least 6 elements, not {len(parts)}")
+    return parts
+
+
+def _differ(kept: Mapping[str, str], given: Mapping[str, str]) -> bool:
+    return any(kept.get(name, UNSET.get(name, "")) != value for name, value in given.items())
+
+
 # ---- topics
 
 
 def _create_topic(params: dict[str, Any]) -> None:
-    attributes = _entries(params)
-    _topic_name(sns._p(params, "Name"), attributes.get("FifoTopic", "").lower() == "true")
-    for name, value in attributes.items():
-        _topic_attribute(name, value, "Attributes Reason: ")
+    attributes, name = _entries(params), sns._p(params, "Name")
+    fifo = attributes.get("FifoTopic", "").lower() == "true"
+    _topic_name(name, fifo)
+    for key, value in attributes.items():
+        if key not in TOPIC | {"FifoTopic"} | (FIFO_ONLY if fifo else set()):
+            raise Refused(f"Attributes Reason: Unknown attribute {key}")
+        _topic_attribute(key, value, "Attributes Reason: ")
+    there = sns._topic_by_arn_any_scope(f"arn:aws:sns:{get_region()}:{get_account_id()}:{name}")
+    if there and _differ(there["attributes"], attributes):
+        raise Refused("Attributes Reason: Topic already exists with different attributes")
 
 
 def _topic_name(name: str, fifo: bool) -> None:
@@ -126,7 +174,13 @@ def _topic_name(name: str, fifo: bool) -> None:
 
 
 def _set_topic_attributes(params: dict[str, Any]) -> None:
-    _topic_attribute(sns._p(params, "AttributeName"), sns._p(params, "AttributeValue"), "")
+    an_arn("TopicArn", arn := sns._p(params, "TopicArn"))
+    topic, name = sns._topic_by_arn_any_scope(arn), sns._p(params, "AttributeName")
+    if topic is None:
+        return  # MiniStack says so
+    if name not in TOPIC | (FIFO_ONLY if _is_fifo(topic) else set()):
+        raise Refused("AttributeName")
+    _topic_attribute(name, sns._p(params, "AttributeValue"), "")
 
 
 def _topic_attribute(name: str, value: str, where: str) -> None:
@@ -146,18 +200,26 @@ def _delivery_policy(text: str, where: str) -> None:
         policy = json.loads(text)
     except ValueError:
         raise Refused(f"{where}DeliveryPolicy: failed to parse JSON") from None
-    http = policy.get("http", policy) if isinstance(policy, dict) else {}
-    retries = http.get("healthyRetryPolicy") or http.get("defaultHealthyRetryPolicy") or {}
-    for name, least, most in (
-        ("numRetries", 0, 100),
-        ("minDelayTarget", 1, 3600),
-        ("maxDelayTarget", 1, 3600),
-    ):
-        value = retries.get(name, least)
-        if not isinstance(value, int) or not least <= value <= most:
+    # A topic's is {"http": {"defaultHealthyRetryPolicy": ...}}, a subscription's has no "http".
+    for names in (("http",), ("healthyRetryPolicy", "defaultHealthyRetryPolicy")):
+        if isinstance(policy, dict):
+            missing = policy if names == ("http",) else {}
+            policy = next((policy[name] for name in names if name in policy), missing)
+    if not isinstance(policy, dict):
+        raise Refused(f"{where}DeliveryPolicy: must be an object, and of objects")
+    for name, (least, most, _) in RETRIES.items():
+        value = policy.get(name, least)
+        if type(value) is not int or not least <= value <= most:
             raise Refused(f"{where}DeliveryPolicy: {name} must be from {least} to {most}")
-    if retries.get("minDelayTarget", 1) > retries.get("maxDelayTarget", 3600):
+    retries, shortest, longest, at_once, early, late = (
+        policy.get(name, default) for name, (_, _, default) in RETRIES.items()
+    )
+    if shortest > longest:
         raise Refused(f"{where}DeliveryPolicy: maxDelayTarget must not be below minDelayTarget")
+    if at_once + early + late > retries:
+        raise Refused(f"{where}DeliveryPolicy: numRetries must not be below its phases' retries")
+    if (retries - at_once - late) * shortest + late * longest > 3600:
+        raise Refused(f"{where}DeliveryPolicy: the retries must not take longer than 3600 seconds")
 
 
 def _made(create: Callable[..., Any]) -> Callable[..., Any]:
@@ -193,8 +255,17 @@ def _fifo(properties: dict[str, Any]) -> bool:
 def _template_topic(properties: dict[str, Any]) -> None:
     if name := properties.get("TopicName"):
         _topic_name(name, _fifo(properties))
+    for name in FIFO_ONLY & set(properties):
+        if not _fifo(properties) and str(properties[name]).lower() != "false":
+            raise Refused(f"Attributes Reason: Unknown attribute {name}")
     if "SignatureVersion" in properties:
         _topic_attribute("SignatureVersion", str(properties["SignatureVersion"]), "")
+    topic = {
+        "attributes": {"FifoTopic": str(_fifo(properties)).lower()},
+        "subscriptions": [],
+    }
+    for one in properties.get("Subscription") or []:
+        _subscription(topic, one["Protocol"], one["Endpoint"], {}, "")
 
 
 # ---- subscriptions
@@ -202,19 +273,20 @@ def _template_topic(properties: dict[str, Any]) -> None:
 
 def _subscribe(params: dict[str, Any]) -> None:
     arn, protocol = sns._p(params, "TopicArn"), sns._p(params, "Protocol")
-    parts = arn.split(":")
-    if len(parts) < 6:
-        raise Refused(f"TopicArn Reason: An ARN must have at least 6 elements, not {len(parts)}")
-    if parts[3] != get_region():
+    if an_arn("TopicArn", arn)[3] != get_region():
         raise Refused("TopicArn")
     topic = sns._topic_by_arn_any_scope(arn)
     if topic is None:
         return  # MiniStack says so
     attributes, endpoint = _entries(params), sns._p(params, "Endpoint")
     _subscription(topic, protocol, endpoint, attributes, "Attributes Reason: ")
+    _as_before(topic, protocol, endpoint, attributes)
+
+
+def _as_before(topic: dict, protocol: str, endpoint: str, attributes: Mapping[str, str]) -> None:
     for one in topic["subscriptions"]:
         same = (one["protocol"], one["endpoint"]) == (protocol, endpoint)
-        if same and any(one["attributes"].get(key) != value for key, value in attributes.items()):
+        if same and _differ(one["attributes"], attributes):
             raise Refused(
                 "Attributes Reason: Subscription already exists with different attributes"
             )
@@ -222,34 +294,59 @@ def _subscribe(params: dict[str, Any]) -> None:
 
 def _set_subscription_attributes(params: dict[str, Any]) -> None:
     arn = sns._p(params, "SubscriptionArn")
-    if len(parts := arn.split(":")) < 6:
-        raise Refused(
-            f"SubscriptionArn Reason: An ARN must have at least 6 elements, not {len(parts)}"
-        )
-    topic = sns._topic_by_arn_any_scope(sns._sub_arn_to_topic.get(arn) or "")
-    subscription = topic and sns._find_subscription(topic["arn"], arn)
-    if not subscription:
-        return
+    an_arn("SubscriptionArn", arn)
+    if not (found := _found(arn)):
+        return  # MiniStack says so
+    topic, subscription = found
     name, value = sns._p(params, "AttributeName"), sns._p(params, "AttributeValue")
     if name not in SUBSCRIPTION:
         raise Refused("AttributeName")
+    protocol, endpoint = subscription["protocol"], subscription["endpoint"]
     attributes = {**subscription["attributes"], name: value}
-    _attributes(topic, subscription["protocol"], attributes, changed={name}, where="")
+    _attributes(topic, protocol, endpoint, attributes, changed={name}, where="")
 
 
-def _possible(make: Callable[..., Any], at: int) -> Callable[..., Any]:
-    """A template's subscription, if it may be."""
+def _found(arn: str) -> tuple[dict, dict] | None:
+    """A subscription's topic and itself."""
+    topic = sns._topic_by_arn_any_scope(sns._sub_arn_to_topic.get(arn) or "")
+    subscription = topic and sns._find_subscription(topic["arn"], arn)
+    return (topic, subscription) if topic and subscription else None
 
-    def done(*arguments: Any, **more: Any) -> Any:
-        properties = arguments[at]
-        topic = sns._topic_by_arn_any_scope(properties.get("TopicArn", ""))
-        if topic is None:
-            raise Refused("Topic does not exist", "NotFound", 404)
-        attributes = {k: v for k, v in provisioners._sns_sub_attributes(properties).items() if v}
-        _subscription(topic, properties["Protocol"], properties.get("Endpoint", ""), attributes, "")
-        return make(*arguments, **more)
 
-    return done
+def _possible(create: Callable[..., Any]) -> Callable[..., Any]:
+    """A template's subscription, if it may be and is not there with other attributes."""
+
+    def created(logical_id: str, properties: dict[str, Any], stack: str) -> Any:
+        _as_before(*_template_subscription(properties))
+        return create(logical_id, properties, stack)
+
+    return created
+
+
+def _still_possible(update: Callable[..., Any]) -> Callable[..., Any]:
+    """An update of it, judged as a whole: MiniStack sets a policy before the scope it is for."""
+
+    def updated(
+        arn: str, old: dict[str, Any], new: dict[str, Any], *more: Any, **named: Any
+    ) -> Any:
+        *_, attributes = _template_subscription(new)
+        if found := _found(arn):
+            scope = attributes.get("FilterPolicyScope", UNSET["FilterPolicyScope"])
+            found[1]["attributes"] |= {"FilterPolicy": "", "FilterPolicyScope": scope}
+        return update(arn, old, new, *more, **named)
+
+    return updated
+
+
+def _template_subscription(properties: dict[str, Any]) -> tuple[dict, str, str, dict[str, str]]:
+    """The topic, protocol, endpoint and attributes that a template says, if they may be."""
+    topic = sns._topic_by_arn_any_scope(properties.get("TopicArn", ""))
+    if topic is None:
+        raise Refused("Topic does not exist", "NotFound", 404)
+    attributes = {k: v for k, v in provisioners._sns_sub_attributes(properties).items() if v}
+    protocol, endpoint = properties["Protocol"], properties.get("Endpoint", "")
+    _subscription(topic, protocol, endpoint, attributes, "")
+    return topic, protocol, endpoint, attributes
 
 
 def _subscription(
@@ -273,18 +370,17 @@ def _subscription(
             raise Refused(f"{where}Unknown attribute {name}")
     if protocol == "firehose" and not attributes.get("SubscriptionRoleArn"):
         raise Refused(f"{where}SubscriptionRoleArn is required for the protocol firehose")
-    changed = set(attributes)
-    _attributes(topic, protocol, attributes, changed=changed, where=where, endpoint=endpoint)
+    _attributes(topic, protocol, endpoint, attributes, changed=set(attributes), where=where)
 
 
 def _attributes(
     topic: dict,
     protocol: str,
+    endpoint: str,
     attributes: Mapping[str, str],
     *,
     changed: set[str],
     where: str,
-    endpoint: str = "",
 ) -> None:
     if "RawMessageDelivery" in changed:
         raw = attributes["RawMessageDelivery"]
@@ -310,7 +406,7 @@ def _attributes(
             for one in topic["subscriptions"]
             if one["attributes"].get("FilterPolicy") and one["endpoint"] != endpoint
         ]
-        if endpoint and attributes.get("FilterPolicy") and len(others) >= MOST_POLICIES:
+        if attributes.get("FilterPolicy") and len(others) >= MOST_POLICIES:
             raise Refused(
                 f"Filter policies of a topic: {MOST_POLICIES} at most",
                 "FilterPolicyLimitExceeded",
@@ -319,10 +415,12 @@ def _attributes(
     if "DeliveryPolicy" in changed and attributes["DeliveryPolicy"]:
         _delivery_policy(attributes["DeliveryPolicy"], where)
     if "RedrivePolicy" in changed and attributes["RedrivePolicy"]:
-        _redrive_policy(attributes["RedrivePolicy"], _is_fifo(topic), where)
+        ordered = endpoint.endswith(".fifo")
+        _redrive_policy(attributes["RedrivePolicy"], _is_fifo(topic), ordered, where)
 
 
-def _redrive_policy(text: str, fifo: bool, where: str) -> None:
+def _redrive_policy(text: str, fifo: bool, ordered: bool, where: str) -> None:
+    """fifo: whether the topic is. ordered: whether the queue that subscribes is."""
     try:
         target = json.loads(text)["deadLetterTargetArn"]
     except ValueError:
@@ -331,7 +429,11 @@ def _redrive_policy(text: str, fifo: bool, where: str) -> None:
         target = ""
     if not re.fullmatch(ENDPOINTS["sqs"][0], str(target)):
         raise Refused(f"{where}RedrivePolicy: deadLetterTargetArn is an invalid arn")
-    if fifo and not target.endswith(".fifo"):
+    if not fifo and target.endswith(".fifo"):  # by the developer guide, in our words
+        raise Refused(
+            f"{where}RedrivePolicy: must use a standard queue as DLQ for a standard Topic."
+        )
+    if ordered and not target.endswith(".fifo"):
         raise Refused(
             f"{where}RedrivePolicy: must use a FIFO queue as DLQ for a FIFO Subscription to a FIFO"
             " Topic."

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox.cloud import FAILS, Clients, admit, allow, deploy, function, role_of, soon
+from tests.sandbox.cloud import (
+    FAILS,
+    Clients,
+    admit,
+    allow,
+    deploy,
+    function,
+    listen,
+    role_of,
+    soon,
+)
 
 
 def s3_account_namespace(client: Clients) -> bool:
@@ -168,6 +178,30 @@ def sns_sqs_delivery(client: Clients) -> bool:
     return [message["Body"] for message in found] == ["by SQS", "by SNS"] and "" < numbers[
         0
     ] < numbers[1]
+
+
+def sns_subscription_dlq__attributes(client: Clients) -> bool:
+    """A raw message with more than ten attributes is the subscriber's error; an envelope is not."""
+    sns, sqs = client("sns"), client("sqs")
+    topic = sns.create_topic(Name=f"gap-{uuid.uuid4().hex[:8]}")["TopicArn"]
+    urls = [sqs.create_queue(QueueName=f"gap-{uuid.uuid4().hex[:8]}")["QueueUrl"] for _ in range(3)]
+    raw, wrapped, dead = urls
+    described = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
+    dead_arn = described["Attributes"]["QueueArn"]
+    admit(client, topic, dead, dead_arn)
+    redrive = json.dumps({"deadLetterTargetArn": dead_arn})
+    listen(client, topic, raw, RawMessageDelivery="true", RedrivePolicy=redrive)
+    listen(client, topic, wrapped)
+    for count in (10, 11):
+        attributes = {
+            f"a{number}": {"DataType": "String", "StringValue": "x"} for number in range(count)
+        }
+        sns.publish(TopicArn=topic, Message=str(count), MessageAttributes=attributes)
+    return (
+        bodies(client, raw) == ["10"]
+        and [json.loads(one)["Message"] for one in bodies(client, wrapped)] == ["10", "11"]
+        and bodies(client, dead) == ["11"]
+    )
 
 
 def sns_subscription_dlq(client: Clients) -> bool:

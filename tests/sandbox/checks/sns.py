@@ -41,6 +41,84 @@ def sns_refusals__topics(client: Clients) -> bool:
     ]
 
 
+def sns_refusals__topic_attributes(client: Clients) -> bool:
+    """Which attributes a topic has and may change, and the numbers of its delivery policy."""
+    sns = client("sns")
+    arn, name = topic(client), f"gap-{uuid.uuid4().hex[:8]}"
+
+    def made(**attributes: str) -> str:
+        return said(sns.create_topic, Name=name, Attributes=attributes)
+
+    def changed(attribute: str, value: str, to: str = arn) -> str:
+        return said(
+            sns.set_topic_attributes, TopicArn=to, AttributeName=attribute, AttributeValue=value
+        )
+
+    def retried(**numbers: Any) -> str:
+        return changed(
+            "DeliveryPolicy", json.dumps({"http": {"defaultHealthyRetryPolicy": numbers}})
+        )
+
+    start = "Invalid parameter: "
+    unknown = f"{start}Attributes Reason: Unknown attribute "
+    refused = [
+        (made(Colour="red"), f"{unknown}Colour"),
+        (made(ContentBasedDeduplication="true"), f"{unknown}ContentBasedDeduplication"),
+        (changed("Colour", "red"), f"{start}AttributeName"),
+        (changed("FifoTopic", "true"), f"{start}AttributeName"),
+        (changed("DisplayName", "x", to="orders"), f"{start}TopicArn Reason: An ARN must have at"),
+        *(
+            (changed("DeliveryPolicy", policy), f"{start}DeliveryPolicy: ")
+            for policy in ("[]", '{"http": 5}', '{"http": {"defaultHealthyRetryPolicy": 5}}')
+        ),
+        (retried(numRetries=True), f"{start}DeliveryPolicy: numRetries"),
+        (retried(numNoDelayRetries=4), f"{start}DeliveryPolicy: "),
+        (retried(minDelayTarget=30, maxDelayTarget=20), f"{start}DeliveryPolicy: "),
+        (retried(numRetries=100, minDelayTarget=60, maxDelayTarget=60), f"{start}DeliveryPolicy: "),
+    ]
+    taken = [
+        made(DisplayName="Orders"),
+        made(DisplayName="Orders"),
+        made(),
+        changed("SQSFailureFeedbackRoleArn", "arn:aws:iam::000000000000:role/log"),
+        changed("DisplayName", ""),
+        retried(numRetries=100, minDelayTarget=1, maxDelayTarget=60),
+    ]
+    return (
+        all(text.startswith(wanted) for text, wanted in refused)
+        and taken == [""] * len(taken)
+        and made(DisplayName="Other")
+        == f"{start}Attributes Reason: Topic already exists with different attributes"
+    )
+
+
+def sns_refusals__dead_letter_queues(client: Clients) -> bool:
+    """A FIFO subscription's is FIFO, a standard topic's is not; others may be as they are."""
+    sns, arn, fifo = client("sns"), topic(client), topic(client, ".fifo", FifoTopic="true")
+    ordered = {"FifoQueue": "true"}
+
+    def subscribed(to: str, ends: str, dead_ends: str) -> str:
+        ends_at, dead = (
+            arn_of(client, queue(client, one, **(ordered if one else {})))
+            for one in (ends, dead_ends)
+        )
+        policy = json.dumps({"deadLetterTargetArn": dead})
+        return said(
+            sns.subscribe,
+            TopicArn=to,
+            Protocol="sqs",
+            Endpoint=ends_at,
+            Attributes={"RedrivePolicy": policy},
+        )
+
+    return (
+        "must use a FIFO queue" in subscribed(fifo, ".fifo", "")
+        and "RedrivePolicy" in subscribed(arn, "", ".fifo")
+        and [subscribed(fifo, ".fifo", ".fifo"), subscribed(fifo, "", ""), subscribed(arn, "", "")]
+        == [""] * 3
+    )
+
+
 def sns_refusals__subscriptions(client: Clients) -> bool:
     """Protocols, endpoints and attributes of subscriptions, in a request and later."""
     sns, arn, fifo = client("sns"), topic(client), topic(client, ".fifo", FifoTopic="true")
@@ -100,8 +178,22 @@ def sns_refusals__templates(client: Clients) -> bool:
             return False
         return True
 
+    def inline(**one: str) -> bool:
+        made = {"Type": "AWS::SNS::Topic", "Properties": {"Subscription": [one]}}
+        try:
+            deploy(client, {"Changes": made})
+        except AssertionError:
+            return False
+        return True
+
+    taken = arn_of(client, queue(client))
+    client("sns").subscribe(TopicArn=arn, Protocol="sqs", Endpoint=taken)
+    ordered = arn_of(client, queue(client, ".fifo", FifoQueue="true"))
     return (
         made["Changes"].endswith(".fifo")
+        and not inline(Protocol="sqs", Endpoint=ordered)
+        and inline(Protocol="sqs", Endpoint=to)
+        and not deployed(Protocol="sqs", Endpoint=taken, RawMessageDelivery=True)
         and not deployed(
             Protocol="firehose",
             Endpoint="arn:aws:firehose:us-east-1:000000000000:deliverystream/s",
@@ -109,6 +201,95 @@ def sns_refusals__templates(client: Clients) -> bool:
         and not deployed(Protocol="sqs", Endpoint=to, FilterPolicy={"a": []})
         and deployed(Protocol="sqs", Endpoint=to, FilterPolicy={"a": ["x"]})
     )
+
+
+def sns_refusals__template_updates(client: Clients) -> bool:
+    """A policy and its scope change together; a policy that is wrong leaves the old one."""
+    arn, to, stack = topic(client), arn_of(client, queue(client)), f"gap-{uuid.uuid4().hex[:8]}"
+    cloudformation, sns = client("cloudformation"), client("sns")
+
+    def resources(**properties: Any) -> dict[str, Any]:
+        own = {"TopicArn": arn, "Protocol": "sqs", "Endpoint": to, **properties}
+        return {"One": {"Type": "AWS::SNS::Subscription", "Properties": own}}
+
+    def updated(**properties: Any) -> str:
+        body = json.dumps({"Resources": resources(**properties)})
+        cloudformation.update_stack(StackName=stack, TemplateBody=body)
+
+        def status() -> str:
+            return cloudformation.describe_stacks(StackName=stack)["Stacks"][0]["StackStatus"]
+
+        assert soon(lambda: not status().endswith("_IN_PROGRESS"))
+        return status()
+
+    def policy() -> tuple[str, Any]:
+        found = sns.get_subscription_attributes(SubscriptionArn=made["One"])["Attributes"]
+        return found["FilterPolicyScope"], json.loads(found["FilterPolicy"])
+
+    made = deploy(client, resources(FilterPolicy={"a": ["x"]}), name=stack)
+    nested = {"FilterPolicyScope": "MessageBody", "FilterPolicy": {"a": {"b": ["x"]}}}
+    return (
+        updated(**nested) == "UPDATE_COMPLETE"
+        and policy() == ("MessageBody", nested["FilterPolicy"])
+        and updated(FilterPolicyScope="MessageBody", FilterPolicy={"a": []})
+        == "UPDATE_ROLLBACK_COMPLETE"
+        and policy() == ("MessageBody", nested["FilterPolicy"])
+        and updated(FilterPolicyScope="MessageAttributes", FilterPolicy={"a": ["y"]})
+        == "UPDATE_COMPLETE"
+        and policy() == ("MessageAttributes", {"a": ["y"]})
+    )
+
+
+def sns_message_refusals__attributes(client: Clients) -> bool:
+    """Names and numbers of a message's attributes, one by one and in a batch."""
+    sns, arn = client("sns"), topic(client)
+
+    def refused(name: str, kind: str = "String", value: str = "x") -> str:
+        attribute = {name: {"DataType": kind, "StringValue": value}}
+        entry = {"Id": "1", "Message": "order", "MessageAttributes": attribute}
+        texts = {
+            said(sns.publish, TopicArn=arn, Message="order", MessageAttributes=attribute),
+            said(sns.publish_batch, TopicArn=arn, PublishBatchRequestEntries=[entry]),
+        }
+        return texts.pop() if len(texts) == 1 else "not the same"
+
+    return [
+        refused(".kind"),
+        refused("kind."),
+        refused("kind..of"),
+        refused("kind of")[:39],
+        refused("k" * 257),
+        refused("kind", "Number", "many"),
+        refused("kind-of.an_order1"),
+        refused("kind", "Number.int", "-1.5e3"),
+    ] == [
+        "Invalid message attribute name starting with character '.' was found.",
+        "Invalid message attribute name ending with character '.' was found.",
+        "Message attribute name can not have successive '.' character.",
+        "Invalid non-alphanumeric character '#x2",
+        "Length of message attribute name must be less than 256 bytes.",
+        "Could not cast message attribute 'kind' value to number.",
+        "",
+        "",
+    ]
+
+
+def sns_message_refusals__addresses(client: Clients) -> bool:
+    """The topic that a message names is one, and of this Region."""
+    sns, arn = client("sns"), topic(client)
+    entries = [{"Id": "1", "Message": "order"}]
+    elsewhere = arn.replace("us-east-1", "eu-west-1")
+    return [
+        said(sns.publish, TopicArn=elsewhere, Message="order"),
+        said(sns.publish, TargetArn=elsewhere, Message="order"),
+        said(sns.publish_batch, TopicArn="orders", PublishBatchRequestEntries=entries),
+        said(sns.publish_batch, TopicArn=arn, PublishBatchRequestEntries=entries),
+    ] == [
+        "Invalid parameter: TopicArn",
+        "Invalid parameter: TargetArn",
+        "Invalid parameter: TopicArn Reason: An ARN must have at least 6 elements, not 1",
+        "",
+    ]
 
 
 def sns_message_refusals(client: Clients) -> bool:
@@ -195,6 +376,10 @@ def sns_envelopes(client: Clients) -> bool:
     except ClientError:
         return False
     sns.publish(TopicArn=fifo, Message="x", MessageGroupId="g", MessageDeduplicationId="d")
+    by_protocol = queue(client)
+    listen(client, topic_of_parts := topic(client), by_protocol, RawMessageDelivery="true")
+    parts = json.dumps({"default": "all", "sqs": 5})
+    said(sns.publish, TopicArn=topic_of_parts, Message=parts, MessageStructure="json")
 
     def received(url: str) -> dict[str, Any]:
         answer = sqs.receive_message(
@@ -212,4 +397,5 @@ def sns_envelopes(client: Clients) -> bool:
         and base64.b64decode(value) == b"\x00\xff"
         and envelope["SignatureVersion"] == "2"
         and "MessageGroupId" not in received(standard)["Attributes"]
+        and received(by_protocol).get("Body") == "all"
     )
