@@ -31,7 +31,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
 from sandbox import amazonmq
-from scenarios.roles import keys, role_with
+from scenarios.roles import denied, keys, role_with
 from scenarios.stage import ScenarioCannotRun, ScenarioFailed, Stage
 
 PROGRAMS = Path(__file__).parent.parent / "workers" / "mq_broker"
@@ -39,6 +39,8 @@ GOOD, DUPLICATE, MALFORMED, TOO_LARGE = 4240, 100, 56, 4  # parcels
 DIGITAL, UNREADABLE = 590, 10
 TOTAL = GOOD + DUPLICATE + MALFORMED + TOO_LARGE + DIGITAL + UNREADABLE
 WORKERS = 2
+RESTARTS = 6  # of Workers, while the table refuses every row
+ATTEMPTS = 6  # of a Worker at an order that fails for a reason of its own
 SEED = 7
 
 
@@ -136,14 +138,14 @@ class OrdersThroughABroker:
         with ExitStack() as stack:
             self.reach()
             stage.say(f"the broker answers at {self.out['BrokerUrl']}")
-            environment = self.environment(stack.enter_context(self.application()))
+            application = stack.enter_context(self.application())
+            environment = self.environment(application)
             self.declare()
             self.workers = [Program("worker.py", environment) for _ in range(WORKERS)]
-            for worker in self.workers:
-                stack.callback(worker.stop)
+            stack.callback(lambda: [worker.stop() for worker in self.workers])
             self.clear_earlier_runs()
             notices = stack.enter_context(stage.listener(self.out["AlertsArn"]))
-            self.publish(stack, environment)
+            self.publish(stack, environment, application)
             stage.watch(
                 {
                     "fulfilled": GOOD,
@@ -297,8 +299,10 @@ class OrdersThroughABroker:
         chance.shuffle(mixed)
         yield from mixed
 
-    def publish(self, stack: ExitStack, environment: dict[str, str]) -> None:
-        """Feed Publisher, restart the broker when half is confirmed, wait until all is."""
+    def publish(
+        self, stack: ExitStack, environment: dict[str, str], application: boto3.Session
+    ) -> None:
+        """Feed Publisher, trouble the Workers, and restart the broker when half is confirmed."""
         lines, say = [], self.stage.say
         for number, (what, kind, body) in enumerate(self.orders()):
             message_id = f"scenario-{self.run}-{number:04}"
@@ -308,6 +312,8 @@ class OrdersThroughABroker:
         say(f"publishing {TOTAL} orders: {', '.join(f'{n} {what}' for what, n in counted.items())}")
         self.publisher = Program("publisher.py", environment, feed=self.fed(lines))
         stack.callback(self.publisher.stop)
+        self.published("some orders confirmed", TOTAL // 10)
+        self.trouble(environment, application)
         self.published("half of the orders confirmed", TOTAL // 2)
         self.restarted = time.time()
         say(f"{TOTAL // 2} confirmed; the broker is rebooted now")
@@ -319,6 +325,34 @@ class OrdersThroughABroker:
         confirmed = self.publisher.told("confirmed")
         say(f"Publisher is done: {len(confirmed)} confirmed", at=confirmed[-1]["at"])
         self.stage.until("the broker running again", self.runs, seconds=1800)
+
+    def trouble(self, environment: dict[str, str], application: boto3.Session) -> None:
+        """Let the table refuse every row, and stop or kill Workers meanwhile, one after the other.
+
+        Each gives back what it has in hand, and the next one takes the same orders.
+        """
+        began = time.time()
+        role = application.client("sts").get_caller_identity()["Arn"].split("/")[1]
+        with denied(self.stage, role, "dynamodb:PutItem", "*"):
+            for number in range(RESTARTS):
+                worker = self.workers[-1]
+                self.stage.until(
+                    "a Worker waiting for the table",
+                    lambda w=worker: [
+                        one for one in w.told("state") if one["state"] == "waiting for AWS"
+                    ],
+                    seconds=120,
+                )
+                if number % 2:
+                    worker.process.kill()
+                worker.stop()
+                self.workers.append(Program("worker.py", environment))
+            waiting = self.depth("orders.shipping")
+        self.refused = time.time() - began
+        self.stage.say(
+            f"the table refused every row for {self.refused:.0f} s; meanwhile {RESTARTS} Workers"
+            f" were stopped or killed one by one, and as many started; {waiting} orders wait"
+        )
 
     def fed(self, lines: list[str]) -> Iterator[str]:
         """The orders, half of them at once; the others slowly until Publisher lost the broker.
@@ -348,7 +382,8 @@ class OrdersThroughABroker:
     def outcomes(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
         """What the Workers reported: outcome to message id to its reports."""
         found: dict[str, dict[str, list[dict[str, Any]]]] = {
-            outcome: {} for outcome in ("fulfilled", "duplicate", "rejected", "failed")
+            outcome: {}
+            for outcome in ("fulfilled", "duplicate", "rejected", "failed", "given back")
         }
         for worker in self.workers:
             for report in worker.told("outcome"):
@@ -367,8 +402,8 @@ class OrdersThroughABroker:
             "fulfilled": fulfilled,
             "duplicates dropped": len(outcomes["duplicate"]),
             "recorded": self.recorded,
-            # A connection that is lost counts as a delivery, so a Worker need not see the last
-            # one: the broker knows. It is asked when it has little else to do.
+            # The report of a Worker that was killed may be lost: the broker knows. It is asked when
+            # it has little else to do.
             "dead-lettered": self.depth("orders.dead") if fulfilled == GOOD else rejected,
         }
 
@@ -471,7 +506,7 @@ class OrdersThroughABroker:
                 reports = outcomes[outcome].get(message_id, [])
                 for report in sorted(reports, key=lambda report: report["at"]):
                     reason = report["reason"].partition(" operation: ")[2] or report["reason"]
-                    say(f"  delivery {report['delivery']} {outcome}: {reason}", at=report["at"])
+                    say(f"  attempt {report['attempt']} {outcome}: {reason}", at=report["at"])
             death = dead[message_id][0]
             say(f"  in orders.dead, come from {death['queue']}: {death['reason']}")
         repeated = sum(len(reports) - 1 for reports in outcomes["fulfilled"].values())
@@ -503,6 +538,7 @@ class OrdersThroughABroker:
             for kind in set(self.kinds.values())
         }
         lost = self.publisher.told("unconfirmed")
+        failed = self.outcomes()["failed"]
         times = [report["at"] for report in self.publisher.told("confirmed")]
         claims = {
             f"each of {TOTAL} orders was confirmed, and once": (
@@ -518,11 +554,17 @@ class OrdersThroughABroker:
                 and {row["message_id"] for row in records if "problem" in row} == ours["unreadable"]
             ),
             "no order ended in two places": (sum(map(len, places)) == len(set().union(*places))),
-            "malformed orders are dead letters because a Worker rejected them": (
-                {m for m in reasons if reasons[m] == {"rejected"}} == ours["malformed"]
+            "only malformed and too large orders are dead letters, by a Worker's word": (
+                reasons.keys() == ours["malformed"] | ours["too large"]
+                and all(why == {"rejected"} for why in reasons.values())
             ),
-            "too large ones because of the delivery limit": (
-                {m for m in reasons if reasons[m] == {"delivery_limit"}} == ours["too large"]
+            "a too large one was tried six times": all(
+                max(report["attempt"] for report in failed[message]) == ATTEMPTS
+                for message in ours["too large"]
+            ),
+            f"no other order failed by {RESTARTS} restarts of Workers, the broker's, or the"
+            f" {self.refused:.0f} s in which the table refused every row": (
+                failed.keys() == ours["too large"]
             ),
             "no queue but orders.dead holds an order": not any(waiting.values()),
         }

@@ -26,7 +26,7 @@ secrets = boto3.client("secretsmanager")
 LIVES = {"durable": True, "auto_delete": False}
 QUORUM = {"x-queue-type": "quorum"}
 WORK = QUORUM | {
-    "x-delivery-limit": 5,
+    "x-delivery-limit": 1000,
     "x-dead-letter-exchange": "orders.dead",
     "x-dead-letter-strategy": "at-least-once",
     "x-overflow": "reject-publish",

@@ -45,7 +45,9 @@ def test_nothing_scales_the_group_while_the_scenario_does() -> None:
         raise ScenarioFailed(what)
 
     stage = SimpleNamespace(
-        outputs={"WorkersName": "Workers", "WorkerRoleName": "WorkerRole"}, client=lambda _: autoscaling, until=gives_up
+        outputs={"WorkersName": "Workers", "WorkerRoleName": "WorkerRole"},
+        client=lambda _: autoscaling,
+        until=gives_up,
     )
     with Stubber(autoscaling) as stub:
         described(stub, desired=1)

@@ -4,8 +4,8 @@ Run it by itself to declare the queues, before RecordOrder's mapping is enabled:
 
     python topology.py --url amqps://b-....on.aws:5671 --secret arn:aws:secretsmanager:...
 
-Needs pika and boto3. Every setting is an argument or, better in a unit file, an environment
-variable; the password is neither, but comes from Secrets Manager or from a file.
+Needs pika, boto3 and program.py. Every setting is an argument or, better in a unit file, an
+environment variable; the password is neither, but comes from Secrets Manager or from a file.
 """
 
 from __future__ import annotations
@@ -14,29 +14,39 @@ import argparse
 import json
 import logging
 import os
-import random
 import ssl
 import sys
-import time
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 
-import boto3
 import pika
+from botocore.exceptions import BotoCoreError, ClientError
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import AMQPError, ProbableAuthenticationError
+from pika.exceptions import (
+    AMQPError,
+    ChannelClosedByBroker,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+)
+from program import Program, client, outage, report, said, waits
 
 ORDERS, DEAD_ORDERS = "orders", "orders.dead"  # exchanges
 SHIPPING, ANALYTICS, DEAD = "orders.shipping", "orders.analytics", "orders.dead"  # queues
 ROUTES = {"parcel": SHIPPING, "digital": ANALYTICS}  # an order's kind is its routing key
-DELIVERY_LIMIT = 5  # failed deliveries that are followed by another one
+# Only against an order that kills whoever takes it. Up to RabbitMQ 4.2 each return of a message
+# counts as a failed delivery, so those of every restart and failover of a Worker, which no good
+# order may use up; from 4.3 on only basic.reject counts.
+DELIVERY_LIMIT = 1000
 LONGEST_WAIT = 10.0  # seconds between two attempts to connect
+REFUSED = ("(403)", "(530)")  # AMQP's codes: not this user or password, not this virtual host
+DECLARED_OTHERWISE = 406  # AMQP's code
 
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it would say is in the reports
 
 
-class CannotLogIn(Exception):
-    """The broker does not accept the user or the password: waiting would not help."""
+class Hopeless(Exception):
+    """The broker refuses us, and waiting would not help; the text says what a person must do."""
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -70,44 +80,84 @@ def parameters(settings: argparse.Namespace) -> pika.URLParameters:
     if settings.login_file:
         login = Path(settings.login_file).read_text()
     else:
-        secret = boto3.client("secretsmanager").get_secret_value(SecretId=settings.secret)
+        secret = client("secretsmanager").get_secret_value(SecretId=settings.secret)
         login = secret["SecretString"]
-    user = json.loads(login)
-    target.credentials = pika.PlainCredentials(user["username"], user["password"])
+    try:
+        user = json.loads(login)
+        target.credentials = pika.PlainCredentials(user["username"], user["password"])
+    except (ValueError, TypeError, KeyError):
+        raise Hopeless("the secret holds no username and password, as JSON") from None
     target.heartbeat, target.blocked_connection_timeout = 30, 60
     target.socket_timeout, target.connection_attempts = 5, 1
     return target
 
 
-def channels(settings: argparse.Namespace) -> Generator[BlockingChannel]:
-    """A channel on a new connection each time the last one is lost; waits longer and longer.
+class Link:
+    """The way to the broker: a new connection each time the last one is lost."""
 
-    The wait is random up to a bound that doubles, so that clients of a broker that comes back do
-    not all arrive at once. A connection that was made resets it. CannotLogIn ends it.
-    """
-    bound = 0.2
-    while True:
-        try:
-            channel = pika.BlockingConnection(parameters(settings)).channel()
-        except ProbableAuthenticationError:
-            raise CannotLogIn("the broker does not accept the login in the secret") from None
-        except (AMQPError, OSError) as error:
-            report(state="no connection", error=repr(error))
-            time.sleep(random.uniform(0, bound))
-            bound = min(2 * bound, LONGEST_WAIT)
-            continue
-        bound = 0.2
-        report(state="connected")
-        yield channel
-        time.sleep(random.uniform(0, bound))
+    def __init__(self, life: Program, settings: argparse.Namespace) -> None:
+        self.life, self.settings = life, settings
+        self.progress()
+
+    def progress(self) -> None:
+        """Something was done over this connection: the next loss is waited for briefly again."""
+        self.again = waits(longest=LONGEST_WAIT)
+
+    def connections(self) -> Generator[pika.BlockingConnection]:
+        """Connections until the program is to stop; one that is left is closed.
+
+        Waits longer and longer in between, at random, so that clients of a broker that comes back
+        do not all arrive at once. Hopeless if the broker refuses the login: only its own word
+        counts, and not a connection that goes away in the middle of it, as in a failover.
+        """
+        while not self.life.why:
+            try:
+                connection = pika.BlockingConnection(parameters(self.settings))
+            except (ProbableAuthenticationError, ProbableAccessDeniedError) as error:
+                if any(code in repr(error) for code in REFUSED):
+                    text = "the broker does not accept the login in the secret"
+                    raise Hopeless(text) from None
+                self._lost(error)
+            except (ClientError, BotoCoreError) as error:
+                if not outage(error):
+                    raise Hopeless(f"the secret cannot be read: {said(error)}") from None
+                self._lost(error)
+            except (AMQPError, OSError) as error:
+                self._lost(error)
+            else:
+                report(state="connected")
+                try:
+                    yield connection
+                finally:
+                    with suppress(AMQPError, OSError):
+                        connection.close()
+                self.life.pause(next(self.again))
+
+    def _lost(self, error: Exception) -> None:
+        report(state="no connection", error=repr(error))
+        self.life.pause(next(self.again))
 
 
 def declare(channel: BlockingChannel) -> None:
-    """Declare exchanges and queues as they must be; the broker closes the channel if they differ.
+    """Declare exchanges and queues as they must be.
 
     Quorum queues survive the loss of a node. A dead letter stays in its queue until the
     dead-letter queue has confirmed it (at-least-once, which asks for reject-publish).
+
+    Hopeless if there is one of that name with other settings, which RabbitMQ never changes: let it
+    run empty, delete it, and start again.
     """
+    try:
+        _declare(channel)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != DECLARED_OTHERWISE:
+            raise
+        raise Hopeless(
+            f"{error.reply_text}: let that queue run empty, delete it, and start again"
+        ) from None
+
+
+def _declare(channel: BlockingChannel) -> None:
     channel.exchange_declare(DEAD_ORDERS, "fanout", durable=True)
     # Nothing may be lost here for having been looked at: RabbitMQ 4 would drop it after 20 times.
     parked = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}
@@ -129,16 +179,15 @@ def declare(channel: BlockingChannel) -> None:
         channel.queue_bind(queue, ORDERS, routing_key=kind)
 
 
-def report(**facts: object) -> None:
-    """One line of JSON on standard output, with the time."""
-    print(json.dumps({"at": round(time.time(), 3), **facts}), flush=True)
-
-
 def main() -> None:
     """Declare, once."""
-    for channel in channels(arguments("Declare the exchanges and queues of orders.").parse_args()):
-        declare(channel)
-        channel.connection.close()
+    settings = arguments("Declare the exchanges and queues of orders.").parse_args()
+    for connection in Link(Program(), settings).connections():
+        try:
+            declare(connection.channel())
+        except AMQPError as error:
+            report(state="lost", error=repr(error))
+            continue
         report(state="declared", queues=[*ROUTES.values(), DEAD])
         return
 
@@ -146,5 +195,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except CannotLogIn as problem:
+    except Hopeless as problem:
         sys.exit(f"error: {problem}")
