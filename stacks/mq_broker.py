@@ -24,6 +24,9 @@ Decisions worth knowing:
   itself on AMQPS. Nothing goes out: no NAT gateway, no internet gateway. Interface endpoints for
   Lambda, STS and Secrets Manager are what the mapping calls; Worker calls the last and CloudWatch
   (monitoring), and DynamoDB by a gateway endpoint, which is free.
+- RabbitMQ up to 4.2 counts each return of a message against its queue's delivery limit, 4.3 only
+  basic.reject: the limit is 1,000, so that no restart or failover parks a good order. Worker counts
+  an order's own failures itself, six at most, and waits with the order for a table in an outage.
 - RabbitMQ 4 on Amazon MQ publishes no metric of a single queue: Worker measures orders.dead.
 - Memory and disk of a broker are the sums of its nodes': one full node of three can hide in
   BrokerMemory and BrokerDisk. Quorum queues fill all three alike; for the rest look at the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import signal
@@ -15,17 +16,29 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 import boto3
+import pika
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
+from pika.exceptions import (
+    AMQPConnectionError,
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+)
 
 from sandbox import rabbitmq
 from tests.sandbox.cloud import soon
+from tests.workers.table import FAULTS, Table
 
 PROGRAMS = Path(__file__).parent.parent.parent / "workers" / "mq_broker"
+NAMES = ("worker", "publisher", "topology", "program")
 ITEM = {"sku": "tea", "quantity": 1}
 ORDER = {"order_id": "a", "customer": "ada", "items": [ITEM]}
 
@@ -45,9 +58,21 @@ orders = st.fixed_dictionaries(
 def worker() -> Generator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(PROGRAMS))
-        yield importlib.import_module("worker")
-        for name in ("worker", "publisher", "topology", "program"):
+        for name in NAMES:
             sys.modules.pop(name, None)
+        yield importlib.import_module("worker")
+        for name in NAMES:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def publisher(worker: ModuleType) -> ModuleType:
+    return importlib.import_module("publisher")
+
+
+@pytest.fixture(scope="module")
+def topology(worker: ModuleType) -> ModuleType:
+    return importlib.import_module("topology")
 
 
 @given(order=orders)
@@ -300,3 +325,330 @@ def test_plain_text_is_refused() -> None:
         timeout=60,
     )
     assert done.stderr == "error: the broker's URL must begin with amqps://\n"
+
+
+# ---- faults: what may happen, and when; what may be lost is nothing
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"not JSON", "not JSON"),
+        (b"null", "not an object"),
+        (b"{}", "id: missing or not text"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"id": "", "kind": "parcel", "body": "{}"}', "id: missing or not text"),
+        (b'{"id": 7, "kind": "parcel", "body": "{}"}', "id: missing or not text"),
+        (b'{"id": "a", "body": "{}"}', "kind: missing or not text"),
+        (b'{"id": "a", "kind": "parcel", "body": {}}', "body: missing or not text"),
+        (b'{"id": "a", "kind": "parcel", "body": "\\ud800"}', "body: not Unicode"),
+        (b'{"id": "a", "kind": "parcel", "body": "\xff"}', "body: not Unicode"),
+        (b'{"id": "%s", "kind": "parcel", "body": ""}' % (256 * b"a"), "id: longer than 255 bytes"),
+        (b'{"id": "a", "kind": "%s", "body": ""}' % (256 * b"a"), "kind: longer than 255 bytes"),
+    ],
+)
+def test_a_line_that_can_never_be_sent_is_refused_and_the_rest_is_sent(
+    publisher: ModuleType, line: bytes, reason: str
+) -> None:
+    good = json.dumps(parcel("good", ORDER)).encode()
+    sent, told = published(publisher, good + b"\n\n" + line + b"\n" + good)
+    assert sent == ["good", "good"]
+    assert told.refused == 1
+    (report,) = [one for one in told.reports if "refused" in one]
+    assert report == {"refused": None, "line": 3, "reason": reason}
+
+
+def test_an_id_and_a_kind_of_255_bytes_are_sent(publisher: ModuleType) -> None:
+    longest = {"id": 127 * "é" + "e", "kind": 255 * "k", "body": ""}
+    sent, told = published(publisher, json.dumps(longest).encode())
+    assert (sent, told.refused) == ([longest["id"]], 0)
+
+
+def test_a_message_for_which_the_broker_closes_the_channel_is_refused_and_the_rest_is_sent(
+    publisher: ModuleType,
+) -> None:
+    lines = "".join(json.dumps(parcel(one, ORDER)) + "\n" for one in "abc").encode()
+    too_large = ChannelClosedByBroker(406, "PRECONDITION_FAILED - message size")
+    sent, told = published(publisher, lines, {"b": [too_large] * 9})
+    assert sent == ["a", "c"]
+    (report,) = [one for one in told.reports if "refused" in one]
+    assert (report["refused"], report["line"]) == ("b", 2)
+    assert "message size" in report["reason"]
+    assert told.connections == 3  # two are closed for it
+
+
+def test_a_lost_connection_is_no_message_s_fault(publisher: ModuleType) -> None:
+    lines = json.dumps(parcel("a", ORDER)).encode()
+    sent, told = published(publisher, lines, {"a": [ConnectionClosedByBroker(320, "gone")] * 9})
+    assert (sent, told.refused, told.connections) == (["a"], 0, 10)
+    assert [one["attempts"] for one in told.reports if "confirmed" in one] == [10]
+
+
+def published(
+    module: ModuleType, lines: bytes, faults: dict[str, list[Exception]] | None = None
+) -> tuple[list[str], SimpleNamespace]:
+    """(the ids that a broker took, what Publisher told), of a broker with these faults."""
+    sent: list[str] = []
+    told = SimpleNamespace(reports=[], connections=0, refused=0)
+
+    class Channel:
+        def confirm_delivery(self) -> None: ...
+
+        def basic_publish(self, exchange: str, kind: str, body: bytes, properties: Any, **_: Any):
+            waiting = (faults or {}).get(properties.message_id)
+            if waiting:
+                raise waiting.pop(0)
+            sent.append(properties.message_id)
+
+    def connections() -> Generator[SimpleNamespace]:
+        for told.connections in range(1, 20):
+            yield SimpleNamespace(channel=Channel)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "report", lambda **facts: told.reports.append(facts))
+        patch.setattr(module, "declare", lambda channel: None)
+        text = io.TextIOWrapper(io.BytesIO(lines), "utf-8", errors="surrogateescape")
+        publishing = module.Publisher(text)
+        publishing.publish(SimpleNamespace(connections=connections, progress=lambda: None))
+    told.refused = publishing.refused
+    return sent, told
+
+
+def test_lines_that_are_refused_are_told_by_the_exit_code(shop: SimpleNamespace) -> None:
+    done = subprocess.run(
+        [sys.executable, PROGRAMS / "publisher.py"],
+        env=shop.environment,
+        input=b"null\n" + json.dumps(parcel("m1", ORDER)).encode() + b"\n\xff{}\n",
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert [one["line"] for one in reports if "refused" in one] == [1, 3]
+    assert [one["confirmed"] for one in reports if "confirmed" in one] == ["m1"]
+
+
+@pytest.mark.parametrize("program", ["publisher.py", "worker.py", "topology.py"])
+def test_a_queue_that_is_declared_otherwise_is_one_line(
+    shop: SimpleNamespace, program: str
+) -> None:
+    with closing(shop.broker.connect(**LOGIN)) as connection:
+        connection.channel().queue_declare("orders.shipping", durable=True)
+    done = subprocess.run(
+        [sys.executable, PROGRAMS / program],
+        env=shop.environment,
+        input=json.dumps(parcel("m1", ORDER)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: PRECONDITION_FAILED") and "orders.shipping" in line
+    assert line.endswith("let that queue run empty, delete it, and start again")
+
+
+def raised(module: ModuleType, error: Exception) -> list[str]:
+    """What a link says of an error of the first try to connect; the second try succeeds."""
+    life, tries = module.Program(), [error]
+
+    def connect(_: Any) -> Any:
+        if tries:
+            raise tries.pop()
+        return SimpleNamespace(close=lambda: None)
+
+    told: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "report", lambda **facts: told.append(facts["state"]))
+        patch.setattr(module, "waits", lambda **_: iter([0.001] * 99))
+        patch.setattr(module, "parameters", lambda settings: None)
+        patch.setattr(module.pika, "BlockingConnection", connect)
+        for _ in module.Link(life, SimpleNamespace()).connections():
+            break
+    return told
+
+
+REFUSED_BY_AWS = {"Error": {"Code": "AccessDeniedException", "Message": "no"}}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ProbableAuthenticationError(AMQPConnectionError("connection reset by peer")),
+        ProbableAuthenticationError(ConnectionClosedByBroker(320, "CONNECTION_FORCED")),
+        AMQPConnectionError("nobody there"),
+        OSError("no route"),
+        ClientError({"Error": {"Code": "ThrottlingException", "Message": "slow"}}, "Get"),
+        ClientError(cast(Any, REFUSED_BY_AWS), "GetSecretValue"),
+        EndpointConnectionError(endpoint_url="https://secretsmanager"),
+    ],
+    ids=lambda error: repr(error)[:60],
+)
+def test_what_is_no_refusal_of_the_broker_is_waited_for(
+    topology: ModuleType, error: Exception
+) -> None:
+    assert raised(topology, error) == ["no connection", "connected"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ProbableAuthenticationError(ConnectionClosedByBroker(403, "ACCESS_REFUSED - Login")),
+        ProbableAccessDeniedError(ConnectionClosedByBroker(530, "NOT_ALLOWED - vhost")),
+    ],
+    ids=repr,
+)
+def test_a_refusal_of_the_broker_is_the_end(topology: ModuleType, error: Exception) -> None:
+    with pytest.raises(topology.Hopeless, match="does not accept the login"):
+        raised(topology, error)
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", "{}", '{"username": "u"}', "null"])
+def test_a_secret_without_a_login_is_one_line(
+    topology: ModuleType, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "login").write_text(text)
+    settings = SimpleNamespace(url="amqps://b", ca="", login_file=str(tmp_path / "login"))
+    with pytest.raises(topology.Hopeless, match="no username and password"):
+        topology.parameters(settings)
+
+
+def test_only_progress_makes_the_waits_short_again(
+    topology: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that closes each connection is not asked five times a second."""
+    waited: list[float] = []
+    life = topology.Program()
+    monkeypatch.setattr(life, "pause", waited.append)
+    monkeypatch.setattr(topology, "report", lambda **facts: None)
+    monkeypatch.setattr(topology, "parameters", lambda settings: None)
+    closed: list[int] = []
+    monkeypatch.setattr(
+        topology.pika,
+        "BlockingConnection",
+        lambda _: SimpleNamespace(close=lambda: closed.append(1)),
+    )
+    link = topology.Link(life, SimpleNamespace())
+    for number, _ in enumerate(link.connections()):
+        if number == 8:
+            link.progress()
+        if number == 9:
+            break
+    assert waited[7] > 4
+    assert waited[8] < 1
+    assert len(closed) == 10
+
+
+def test_a_worker_stops_while_its_broker_cannot_be_reached(shop: SimpleNamespace) -> None:
+    shop.environment["BROKER_URL"] = "amqps://127.0.0.1:9"
+    reports = work(shop, lambda reports: reports[-1].get("state") == "no connection")
+    assert {one["state"] for one in reports} == {"no connection"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_outage_of_the_table_costs_no_order_a_delivery(
+    shop: SimpleNamespace, fault: str
+) -> None:
+    table = Table(*[fault] * (2 if fault == "hangs" else 6))
+    shop.environment["AWS_ENDPOINT_URL_DYNAMODB"] = f"http://127.0.0.1:{table.server_port}"
+    publish(shop, *(parcel(one, ORDER | {"order_id": one}) for one in "abc"))
+    reports = work(shop, lambda reports: len(outcomes(reports)) == 3)
+    assert sorted(outcomes(reports)) == [(one, "fulfilled") for one in "abc"]
+    assert {one["delivery"] for one in reports if "outcome" in one} == {1}
+    assert table.rows.keys() == set("abc")
+    assert dead(shop) == {}
+
+
+def test_restarts_in_an_outage_park_nothing(shop: SimpleNamespace) -> None:
+    """More of them than a quorum queue's limit of deliveries used to be."""
+    table = Table(*["refuses"] * 10_000)
+    shop.environment["AWS_ENDPOINT_URL_DYNAMODB"] = f"http://127.0.0.1:{table.server_port}"
+    names = [f"o{number}" for number in range(80)]
+    publish(shop, *(parcel(name, ORDER | {"order_id": name}) for name in names))
+    for _ in range(7):
+        work(shop, lambda reports: reports[-1].get("state") == "waiting for AWS")
+    table.faults.clear()
+    reports = work(shop, lambda reports: len(outcomes(reports)) == 80)
+    assert sorted(outcomes(reports)) == sorted((name, "fulfilled") for name in names)
+    assert dead(shop) == {}
+
+
+def test_a_metric_that_hangs_holds_up_no_order(shop: SimpleNamespace) -> None:
+    metrics = Table(*["hangs"] * 100)
+    shop.environment["AWS_ENDPOINT_URL_CLOUDWATCH"] = f"http://127.0.0.1:{metrics.server_port}"
+    shop.environment["MEASURE_EVERY"] = "0.1"
+    names = [f"o{number}" for number in range(40)]
+    publish(shop, *(parcel(name, ORDER | {"order_id": name}) for name in names))
+    began = time.monotonic()
+    reports = work(shop, lambda reports: len(outcomes(reports)) == 40)
+    assert time.monotonic() - began < 10
+    assert {one["delivery"] for one in reports if "outcome" in one} == {1}
+    assert not [one for one in reports if one.get("state") == "lost"]
+
+
+def test_an_order_in_work_when_its_worker_is_killed_is_another_s(shop: SimpleNamespace) -> None:
+    table = Table("is late", "hangs")
+    shop.environment["AWS_ENDPOINT_URL_DYNAMODB"] = f"http://127.0.0.1:{table.server_port}"
+    publish(shop, parcel("m1", ORDER))
+    killed = subprocess.Popen(
+        [sys.executable, PROGRAMS / "worker.py"], env=shop.environment, stdout=subprocess.DEVNULL
+    )
+    try:
+        assert soon(lambda: len(table.faults) == 0, 20)  # its row is written, its answer lost
+    finally:
+        killed.kill()
+        killed.wait()
+    assert outcomes(work(shop, lambda reports: bool(outcomes(reports)))) == [("m1", "fulfilled")]
+    assert table.rows.keys() == {"a"}
+    assert dead(shop) == {}
+
+
+@pytest.mark.parametrize("header", ["many", -3, 2**60, None, True])
+def test_a_publisher_s_own_header_ends_no_worker(shop: SimpleNamespace, header: object) -> None:
+    publish(shop)
+    with closing(shop.broker.connect(**LOGIN)) as connection:
+        properties = pika.BasicProperties(message_id="m1", headers={"x-delivery-count": header})
+        body = json.dumps(ORDER).encode()
+        connection.channel().basic_publish("orders", "parcel", body, properties)
+    assert outcomes(work(shop, lambda reports: bool(outcomes(reports)))) == [("m1", "fulfilled")]
+
+
+def test_a_deleted_queue_is_declared_again_and_no_connection_is_left_open(
+    shop: SimpleNamespace,
+) -> None:
+    def delete(reports: list[dict[str, Any]]) -> bool:
+        states = [one.get("state") for one in reports]
+        if states[-1] == "measured" and states.count("cancelled") < 3:
+            with closing(shop.broker.connect(**LOGIN)) as connection:
+                connection.channel().queue_delete("orders.shipping")
+        return states.count("cancelled") == 3 and states[-1] == "measured"
+
+    shop.environment["MEASURE_EVERY"] = "0.2"
+    reports = work(shop, lambda reports: delete(reports) and sockets(shop) <= 1)
+    assert [one["state"] for one in reports].count("connected") >= 4
+
+
+def sockets(shop: SimpleNamespace) -> int:
+    """Connections to the broker that are established, by this machine's table."""
+    port = f"{urlsplit(shop.broker.url).port:04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return sum(line.split()[2].endswith(f":{port}") and line.split()[3] == "01" for line in lines)
+
+
+@given(body=st.binary() | orders.map(lambda order: json.dumps(order).encode()))
+def test_no_body_does_more_than_be_an_order_or_be_rejected_and_its_text_is_not_told(
+    worker: ModuleType, body: bytes
+) -> None:
+    told: list[dict[str, Any]] = []
+    wrote = SimpleNamespace(
+        write=lambda delivery, order: "m", through_outages=lambda work, longest: work()
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "report", lambda **facts: told.append(facts))
+        delivery = worker.Delivery(None, None, 1, "m", 1, body)
+        verdict = worker.Worker.fulfil(wrote, delivery)
+    (said,) = told
+    assert (said["outcome"], verdict) in [("fulfilled", "done"), ("rejected", "park")]
+    assert len(json.dumps(said)) < 1000

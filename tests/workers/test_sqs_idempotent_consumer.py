@@ -17,10 +17,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import boto3
 import pytest
@@ -30,6 +29,7 @@ from hypothesis import strategies as st
 
 from sandbox import imds
 from tests.sandbox.cloud import soon
+from tests.workers.table import FAULTS, Table
 
 PROJECT = Path(__file__).parent.parent.parent
 PROGRAMS = PROJECT / "workers" / "sqs_idempotent_consumer"
@@ -475,64 +475,7 @@ def test_a_worker_is_started_once_sqs_has_answered_it(shop: SimpleNamespace) -> 
 # ---- faults: what may happen, and when; what may be lost is nothing
 
 
-class Table(ThreadingHTTPServer):
-    """DynamoDB's PutItem of one table, and the faults that it answers with first."""
-
-    daemon_threads = True
-
-    def __init__(self, *faults: str) -> None:
-        super().__init__(("127.0.0.1", 0), TableHandler)
-        self.faults, self.rows = list(faults), {}
-        self.lock = threading.Lock()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def put(self, item: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        with self.lock:
-            kept = self.rows.setdefault(item["order_id"]["S"], item)
-        return (200, {}) if kept is item else (400, {"__type": CHECK_FAILED, "Item": kept})
-
-
-CHECK_FAILED = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException"
-ERRORS = {
-    "fails": (500, "InternalServerError"),
-    "throttles": (400, "ThrottlingException"),
-    "refuses": (400, "AccessDeniedException"),
-    "is not there": (400, "ResourceNotFoundException"),
-    "rejects": (400, "ValidationException"),
-}
-
-
-class TableHandler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        table = cast(Table, self.server)
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with table.lock:
-            fault = table.faults.pop(0) if table.faults else ""
-        if fault == "hangs":
-            time.sleep(30)
-        if fault in ("hangs", "hangs up"):
-            return
-        status, answer = table.put(asked["Item"]) if fault in ("", "is late") else (0, {})
-        if fault == "is late":  # what was asked for is done, and the answer is lost
-            return
-        if not status:
-            status, code = ERRORS.get(fault, (503, ""))
-            answer = {"__type": code, "message": fault}
-        body = json.dumps(answer).encode() if status != 503 else b"<html>Busy</html>"
-        self.send_response(status)
-        self.send_header("Content-Type", "application/x-amz-json-1.0")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.mark.parametrize(
-    "fault",
-    ["hangs", "hangs up", "is late", "fails", "throttles", "refuses", "is not there", "a page"],
-)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_an_outage_of_the_table_costs_no_order_a_receive(shop: SimpleNamespace, fault: str) -> None:
     table = Table(*[fault] * (1 if fault == "hangs" else 4))
     shop.environment["AWS_ENDPOINT_URL_DYNAMODB"] = f"http://127.0.0.1:{table.server_port}"
