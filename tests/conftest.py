@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -103,6 +104,8 @@ def sandbox(pytestconfig: pytest.Config) -> Generator[server.Server]:
     assert running, "the sandbox has died; see its server.log"
     before = dict(os.environ)
     os.environ.update(running.environment())
+    boto3.DEFAULT_SESSION = None  # a client made before has read the keys of nobody
     yield running
     os.environ.clear()
     os.environ.update(before)
+    boto3.DEFAULT_SESSION = None

@@ -11,7 +11,6 @@ from typing import Any
 import boto3
 from aws_lambda_powertools import Logger, Tracer
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.exceptions import ClientError
 from pydantic import BaseModel, Field, ValidationError
 
 logger = Logger()
@@ -22,14 +21,14 @@ dynamodb = boto3.client("dynamodb")
 KEPT = 256 * 1024
 
 
-class Item(BaseModel):
+class Item(BaseModel, strict=True):
     """One line of an order."""
 
     sku: str = Field(min_length=1, max_length=64)
     quantity: int = Field(ge=1, le=1_000_000)
 
 
-class Order(BaseModel):
+class Order(BaseModel, strict=True):
     """What Buying sends."""
 
     order_id: str = Field(min_length=1, max_length=64)
@@ -48,12 +47,16 @@ def as_record(data: str) -> dict[str, str]:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(step) for step in first["loc"])
-        problem = f"{where}: {first['msg']}" if where else first["msg"]
-        if len(data) > KEPT:
-            size = len(base64.b64decode(data))
-            problem += f" (the first {KEPT * 3 // 4} of {size} bytes are kept)"
-        return {"data": data[:KEPT], "problem": problem}
+        return unread(data, f"{where}: {first['msg']}" if where else first["msg"])
     return {"order_id": order.order_id, "content": order.model_dump_json()}
+
+
+def unread(data: str, problem: str) -> dict[str, str]:
+    """What to keep of a message that is not to be read: itself, and why."""
+    if len(data) > KEPT:
+        size = len(base64.b64decode(data))
+        problem += f" (the first {KEPT * 3 // 4} of {size} bytes are kept)"
+    return {"data": data[:KEPT], "problem": problem}
 
 
 def digest(data: str) -> str:
@@ -62,21 +65,37 @@ def digest(data: str) -> str:
 
 
 def record(message: dict[str, Any]) -> None:
-    """Write one message's row, unless an earlier delivery of it did."""
-    message_id = message["basicProperties"]["messageId"] or digest(message["data"])
-    kept = as_record(message["data"]) | {"recorded_at": datetime.now(UTC).isoformat()}
-    known = {key: kept[key] for key in ("order_id", "problem") if key in kept}
-    known["message_id"] = message_id
+    """Write one message's row, unless an earlier delivery of it did.
+
+    Another message under an id that was used before is kept under an id of its own.
+    """
+    data = message["data"]
+    message_id, kept = message["basicProperties"].get("messageId"), as_record(data)
+    if message_id and (earlier := write(message_id, kept)):
+        if all(earlier.get(key) == {"S": value} for key, value in kept.items()):
+            logger.info("Dropped duplicate message", extra={"message_id": message_id})
+            return
+        kept = unread(data, f"message id {message_id} belongs to another message")
+        message_id = None
+    if not message_id and write(digest(data), kept):
+        logger.info("Dropped duplicate message", extra={"message_id": digest(data)})
+
+
+def write(message_id: str, kept: dict[str, str]) -> dict[str, Any] | None:
+    """Write a row; the one that is there already, if there is one."""
+    row = {"message_id": message_id, **kept, "recorded_at": datetime.now(UTC).isoformat()}
     try:
         dynamodb.put_item(
             TableName=os.environ["ORDER_RECORDS"],
-            Item={"message_id": {"S": message_id}} | {key: {"S": kept[key]} for key in kept},
+            Item={key: {"S": value} for key, value in row.items()},
             ConditionExpression="attribute_not_exists(message_id)",
+            ReturnValuesOnConditionCheckFailure="ALL_OLD",
         )
-    except dynamodb.exceptions.ConditionalCheckFailedException:
-        logger.info("Dropped duplicate message", extra=known)
-    else:
-        logger.info("Recorded message", extra=known)
+    except dynamodb.exceptions.ConditionalCheckFailedException as error:
+        return error.response["Item"]
+    known = {key: row[key] for key in ("message_id", "order_id", "problem") if key in row}
+    logger.info("Recorded message", extra=known)
+    return None
 
 
 @logger.inject_lambda_context
@@ -91,7 +110,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> None:
         for message in messages:
             try:
                 record(message)
-            except ClientError as problem:
+            except Exception as problem:
                 logger.exception("Message not recorded")
                 problems.append(problem)
     if problems:

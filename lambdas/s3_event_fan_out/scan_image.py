@@ -54,13 +54,13 @@ def images(message: str) -> list[Image]:
             )
             for record in S3Event(json.loads(message)).records
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UnknownEvent(f"{type(error).__name__} in what should be S3's event") from None
 
 
 def request_of_test(message: str) -> str | None:
     """The id of the request that made S3 send this `s3:TestEvent`; None if it is not one."""
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         event = json.loads(message)
         if isinstance(event, dict) and event.get("Event") == "s3:TestEvent":
             return str(event.get("RequestId"))

@@ -18,7 +18,7 @@ from aws_lambda_powertools.utilities.batch import (
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 logger = Logger()
 tracer = Tracer()
@@ -48,12 +48,12 @@ processor = UntilLastReceive(skip_group_on_error=True)
 processor.raise_on_entire_batch_failure = False
 
 
-class OrderEvent(BaseModel):
+class OrderEvent(BaseModel, strict=True):
     """What Shipping reads of Buying's event; sequence numbers the events of one customer."""
 
     event_id: str = Field(min_length=1, max_length=64)
     customer: str = Field(min_length=1, max_length=64)
-    sequence: PositiveInt
+    sequence: int = Field(ge=1, le=10**15)
     order_id: str = Field(min_length=1, max_length=64)
     kind: Literal["placed", "changed", "cancelled"]
     address: str = Field(min_length=1, max_length=200)
@@ -76,13 +76,9 @@ def parse_event(body: str) -> OrderEvent:
     try:
         return OrderEvent.model_validate_json(body)
     except ValidationError as error:
-        reasons = (
-            ".".join(str(step) for step in problem["loc"]) + ": " + problem["msg"]
-            if problem["loc"]
-            else problem["msg"]
-            for problem in error.errors(include_input=False, include_url=False)
-        )
-        raise MalformedEvent("; ".join(reasons)) from None
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise MalformedEvent(f"{where}: {first['msg']}" if where else first["msg"]) from None
 
 
 def ship(event: OrderEvent, message_id: str) -> str:

@@ -30,7 +30,7 @@ processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failu
 KINDS = {"standard"} | ({"gift"} if os.environ["ACCEPT_GIFT_ORDERS"] == "true" else set())
 
 
-class Order(BaseModel):
+class Order(BaseModel, strict=True):
     """What Buying sends."""
 
     order_id: str = Field(min_length=1, max_length=64)

@@ -19,7 +19,7 @@ from aws_lambda_powertools.utilities.batch import (
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 logger = Logger()
 tracer = Tracer()
@@ -51,14 +51,14 @@ processor = HoldUntilLastReceive(skip_group_on_error=True)
 processor.raise_on_entire_batch_failure = False
 
 
-class Item(BaseModel):
+class Item(BaseModel, strict=True):
     """One line of an order."""
 
     sku: str = Field(min_length=1, max_length=64)
-    quantity: PositiveInt
+    quantity: int = Field(ge=1, le=1_000_000)
 
 
-class OrderChange(BaseModel):
+class OrderChange(BaseModel, strict=True):
     """What Buying sends: an order as it is from this revision on; revisions count from 1."""
 
     order_id: str = Field(min_length=1, max_length=64)
@@ -95,13 +95,9 @@ def parse_change(body: str, group: str) -> OrderChange:
     try:
         change = OrderChange.model_validate_json(body)
     except ValidationError as error:
-        reasons = (
-            ".".join(str(step) for step in problem["loc"]) + ": " + problem["msg"]
-            if problem["loc"]
-            else problem["msg"]
-            for problem in error.errors(include_input=False, include_url=False)
-        )
-        raise MalformedChange("; ".join(reasons)) from None
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise MalformedChange(f"{where}: {first['msg']}" if where else first["msg"]) from None
     if change.order_id != group:
         raise MalformedChange("order_id: is not the message's group")
     return change

@@ -21,7 +21,7 @@ from aws_lambda_powertools.utilities.idempotency import (
     idempotent_function,
 )
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 logger = Logger()
 tracer = Tracer()
@@ -43,14 +43,14 @@ records = DynamoDBPersistenceLayer(
 )
 
 
-class Item(BaseModel):
+class Item(BaseModel, strict=True):
     """One line of an order."""
 
     sku: str = Field(min_length=1, max_length=64)
-    quantity: PositiveInt
+    quantity: int = Field(ge=1, le=1_000_000)
 
 
-class Order(BaseModel):
+class Order(BaseModel, strict=True):
     """What Buying sends."""
 
     order_id: str = Field(min_length=1, max_length=64)
@@ -67,17 +67,13 @@ class ConflictingOrder(ValueError):
 
 
 def parse_order(body: str) -> Order:
-    """The order in a message's body; MalformedOrder says which field is missing or wrong."""
+    """The order in a message's body; MalformedOrder says which field is the first that is wrong."""
     try:
         return Order.model_validate_json(body)
     except ValidationError as error:
-        reasons = (
-            ".".join(str(step) for step in problem["loc"]) + ": " + problem["msg"]
-            if problem["loc"]
-            else problem["msg"]
-            for problem in error.errors(include_input=False, include_url=False)
-        )
-        raise MalformedOrder("; ".join(reasons)) from None
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise MalformedOrder(f"{where}: {first['msg']}" if where else first["msg"]) from None
 
 
 @idempotent_function(data_keyword_argument="order", config=idempotency, persistence_store=records)

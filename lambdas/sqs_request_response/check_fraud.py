@@ -21,7 +21,7 @@ from aws_lambda_powertools.utilities.batch.types import PartialItemFailureRespon
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
-from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 logger = Logger()
 tracer = Tracer()
@@ -37,17 +37,17 @@ REVIEW_ABOVE_CENTS = 100_000
 class Envelope(BaseModel):
     """A question's message attributes: where its answer goes, and until when it is of use."""
 
-    correlation_id: str = Field(min_length=1, max_length=128)
+    correlation_id: str = Field(pattern=r"^[!-~]{1,128}$")  # goes into the log
     reply_to: str = Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")
     expires_at: float = Field(gt=0, lt=1e11)  # Unix time in seconds, not in milliseconds
 
 
-class Question(BaseModel):
+class Question(BaseModel, strict=True):
     """What an asker wants to know: may this order cost the shop money."""
 
     order_id: str = Field(min_length=1, max_length=64)
     customer: str = Field(min_length=1, max_length=64)
-    total_cents: NonNegativeInt
+    total_cents: int = Field(ge=0, le=10**12)
 
 
 class Unanswerable(ValueError):
@@ -58,14 +58,11 @@ class ConflictingQuestion(ValueError):
     """Another question was already answered under this correlation id."""
 
 
-def reasons(error: ValidationError) -> str:
-    """Which field is missing or wrong, without its value."""
-    return "; ".join(
-        ".".join(str(step) for step in problem["loc"]) + ": " + problem["msg"]
-        if problem["loc"]
-        else problem["msg"]
-        for problem in error.errors(include_input=False, include_url=False)
-    )
+def reason(error: ValidationError) -> str:
+    """Which field is missing or wrong first, without its value."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(step) for step in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def parse_envelope(record: SQSRecord) -> Envelope:
@@ -74,7 +71,7 @@ def parse_envelope(record: SQSRecord) -> Envelope:
     try:
         return Envelope.model_validate({key: one.get("stringValue") for key, one in attributes})
     except ValidationError as error:
-        raise Unanswerable(reasons(error)) from None
+        raise Unanswerable(reason(error)) from None
 
 
 def decide(body: str) -> tuple[str, dict[str, Any]]:
@@ -82,7 +79,7 @@ def decide(body: str) -> tuple[str, dict[str, Any]]:
     try:
         question = Question.model_validate_json(body)
     except ValidationError as error:
-        return "refused", {"reason": reasons(error)}
+        return "refused", {"reason": reason(error)}
     verdict = "review" if question.total_cents > REVIEW_ABOVE_CENTS else "clear"
     return "answered", {"order_id": question.order_id, "verdict": verdict}
 

@@ -23,6 +23,7 @@ tracer = Tracer()
 dynamodb = boto3.client("dynamodb", config=Config(retries={"total_max_attempts": 2}))
 
 SHARE = float(os.environ["WRITES_PER_SECOND"])  # of this writer, in write request units
+LONGEST = 10_000  # characters of an order, twice what the largest takes
 AT_ONCE = 25  # what one BatchWriteItem takes
 PATIENCE = 3.0  # seconds for a batch; then the queue waits, which costs nothing
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds, when the table refuses
@@ -63,16 +64,16 @@ class MalformedOrder(ValueError):
 
 def parse_order(body: str) -> Order:
     """The order in a message's body; MalformedOrder says which field is missing or wrong."""
+    if len(body) > LONGEST:  # before each wrong field of it becomes an error
+        raise MalformedOrder(f"longer than {LONGEST} characters")
     try:
         return Order.model_validate_json(body)
     except ValidationError as error:
-        reasons = (
-            ".".join(str(step) for step in problem["loc"]) + ": " + problem["msg"]
-            if problem["loc"]
-            else problem["msg"]
-            for problem in error.errors(include_input=False, include_url=False)
-        )
-        raise MalformedOrder("; ".join(reasons)) from None
+        # The name of a field that is not ours is the sender's: it stays out of the log.
+        first = error.errors(include_input=False, include_url=False)[0]
+        known = first["type"] != "extra_forbidden"
+        where = ".".join(str(step) for step in first["loc"]) if known else ""
+        raise MalformedOrder(f"{where}: {first['msg']}" if where else first["msg"]) from None
 
 
 def row(order: Order, message_id: str) -> Item:

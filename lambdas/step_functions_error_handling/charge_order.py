@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import boto3
 from aws_lambda_powertools import Logger, Tracer
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 logger = Logger()
 tracer = Tracer()
@@ -34,13 +34,13 @@ class ConflictingOrder(ValueError):
     """Another order was already charged, or tried, under this order id."""
 
 
-class Order(BaseModel):
+class Order(BaseModel, strict=True):
     """What Buying starts the workflow with."""
 
     order_id: str = Field(min_length=1, max_length=64)
     customer: str = Field(min_length=1, max_length=64)
     card: str = Field(min_length=1, max_length=64)  # the payment provider's token, never a number
-    amount_cents: PositiveInt
+    amount_cents: int = Field(ge=1, le=10**12)
 
 
 class PaymentProvider(Protocol):
@@ -87,13 +87,9 @@ def parse_order(event: object) -> Order:
     try:
         return Order.model_validate(event)
     except ValidationError as error:
-        reasons = (
-            ".".join(str(step) for step in problem["loc"]) + ": " + problem["msg"]
-            if problem["loc"]
-            else problem["msg"]
-            for problem in error.errors(include_input=False, include_url=False)
-        )
-        raise MalformedOrder("; ".join(reasons)) from None
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise MalformedOrder(f"{where}: {first['msg']}" if where else first["msg"]) from None
 
 
 def begin(order: Order) -> dict[str, Any]:

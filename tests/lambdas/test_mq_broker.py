@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox import rabbitmq
+from tests.lambdas import hostile
 from tests.sandbox.cloud import soon
 
 LAMBDAS = Path(__file__).parent.parent.parent / "lambdas" / "mq_broker"
@@ -292,3 +293,52 @@ def test_a_wrong_password_is_told(declaring: ModuleType, monkeypatch: pytest.Mon
     )
     with pytest.raises(declaring.BrokerRefused, match=": 401 "):
         declaring.handler({}, CONTEXT)
+
+
+# ---- RecordOrder: hostile messages and faults; what may be lost is nothing
+
+
+@hostile.names(json.loads(ORDER), text="customer")
+def test_a_hostile_message_is_kept_with_its_problem(
+    deployed: SimpleNamespace, message: str
+) -> None:
+    batch = [
+        {"basicProperties": {"messageId": name}, "data": encoded(body.encode("utf-8", "replace"))}
+        for name, body in (("1", ORDER), ("odd", message), ("3", ORDER))
+    ]
+    hostile.handled(lambda: handle(deployed, *batch), message, deployed.log)
+    found = rows(deployed)
+    assert found.keys() == {"1", "odd", "3"}
+    assert "problem" in found["odd"] and len(found["odd"]["problem"]) < 300
+    assert sum(map(len, found["odd"].values())) < 400_000
+
+
+def test_another_message_under_a_used_id_is_kept_too(deployed: SimpleNamespace) -> None:
+    other = json.dumps(json.loads(ORDER) | {"customer": "bob"})
+    for _ in range(2):
+        handle(deployed, message("1", ORDER), message("1", other))
+    kept = rows(deployed)
+    assert len(kept) == 2
+    assert kept["1"]["order_id"] == "a" and "problem" not in kept["1"]
+    (second,) = (row for name, row in kept.items() if name != "1")
+    assert second["problem"] == "message id 1 belongs to another message"
+    assert base64.b64decode(second["data"]).decode() == other
+
+
+def test_a_message_without_the_property_gets_an_id(deployed: SimpleNamespace) -> None:
+    handle(deployed, {"basicProperties": {}, "data": encoded(ORDER.encode())})
+    assert len(rows(deployed)) == 1
+
+
+@hostile.moments
+@hostile.faults
+def test_a_call_that_fails_brings_the_batch_back_and_loses_none(
+    deployed: SimpleNamespace, fault: Exception, moment: str
+) -> None:
+    module, batch = deployed.module, [message(one, ORDER) for one in "123"]
+    module.dynamodb = hostile.Faulty(module.dynamodb, "put_item", 2, fault, moment)
+    with pytest.raises(type(fault)):
+        handle(deployed, *batch)
+    assert {"1", "3"} <= rows(deployed).keys()
+    handle(deployed, *batch)
+    assert rows(deployed).keys() == {"1", "2", "3"}

@@ -19,6 +19,8 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.lambdas import hostile
+
 LAMBDAS = Path(__file__).parent.parent.parent / "lambdas" / "s3_event_fan_out"
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
@@ -237,3 +239,47 @@ def test_a_message_of_somebody_else_fails_and_its_log_does_not_hold_it(
         handle(deployed, json.dumps({"card": "4111-secret"}))
     assert "UnknownEvent" in deployed.log.getvalue()
     assert "4111-secret" not in deployed.log.getvalue()
+
+
+# ---- faults: what may be lost is nothing
+
+
+def test_the_log_tells_a_scan_from_a_copy(deployed: SimpleNamespace) -> None:
+    told = upload(deployed, "a", PNG)
+    handle(deployed, told, told)
+    lines = [json.loads(line) for line in deployed.log.getvalue().splitlines()]
+    said = [(line["message_id"], line["message"]) for line in lines if "message_id" in line]
+    assert said == [("message-0", "Scanned image"), ("message-1", "Dropped duplicate event")]
+
+
+@hostile.moments
+@hostile.faults
+@pytest.mark.parametrize(("client", "call"), [("s3", "get_object"), ("dynamodb", "put_item")])
+def test_a_call_that_fails_fails_the_message_so_that_lambda_tries_again(
+    deployed: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    client: str,
+    call: str,
+    fault: Exception,
+    moment: str,
+) -> None:
+    told, module = upload(deployed, "a", PNG), deployed.module
+    faulty = hostile.Faulty(getattr(module, client), call, 1, fault, moment)
+    monkeypatch.setattr(module, client, faulty)
+    with pytest.raises(type(fault)):
+        handle(deployed, told)
+    handle(deployed, told)
+    assert rows(deployed) == [("a", "png", "message-0")]
+
+
+@pytest.mark.parametrize(
+    "message", ["[" * 900_000, "[" + "{}," * 300_000 + "{}]", "null", "7", "{}"]
+)
+def test_a_hostile_message_fails_and_takes_and_tells_little(
+    deployed: SimpleNamespace, message: str
+) -> None:
+    def call() -> None:
+        with pytest.raises(deployed.module.UnknownEvent):
+            handle(deployed, message)
+
+    hostile.handled(call, message, deployed.log)

@@ -17,6 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.lambdas import hostile
+
 LAMBDAS = Path(__file__).parent.parent.parent / "lambdas" / "sns_fifo_sqs_fifo_fan_out"
 MAX_RECEIVE_COUNT = 5
 FUNCTIONS = ["check_fraud", "ship_order"]
@@ -149,13 +151,17 @@ CONTEXT = SimpleNamespace(
 
 
 def handle(
-    deployed: SimpleNamespace, *events: dict[str, Any], receive: int = 1, message: str = "message"
+    deployed: SimpleNamespace,
+    *events: dict[str, Any],
+    receive: int = 1,
+    message: str = "message",
+    odd: dict[int, str] | None = None,
 ) -> list[int]:
-    """The indexes of the messages that the handler reports as failed."""
+    """The indexes of the messages that the handler reports as failed; odd: other bodies."""
     records = [
         {
             "messageId": f"{message}-{index}",
-            "body": json.dumps(one),
+            "body": (odd or {}).get(index, json.dumps(one)),
             "attributes": {
                 "ApproximateReceiveCount": str(receive),
                 "MessageGroupId": one["customer"],
@@ -305,3 +311,55 @@ def test_the_log_says_why_and_holds_no_message(deployed: SimpleNamespace) -> Non
     assert NEEDED[deployed.name] in rejected["reason"]
     assert rejected["deduplication_id"] == "ada-1"
     assert "4111-secret" not in deployed.log.getvalue()
+
+
+# ---- hostile messages and faults: what may be lost is nothing
+
+
+@pytest.mark.parametrize(
+    ("kind", "total_cents", "of_checks", "of_shipping"),
+    [
+        ("placed", 100_000, "clear", "pack"),
+        ("placed", 100_001, "review", "pack"),
+        ("changed", 1, "clear", "repack"),
+        ("cancelled", 100_001, "clear", "unpack"),
+    ],
+)
+def test_a_row_says_what_was_done(
+    deployed: SimpleNamespace, kind: str, total_cents: int, of_checks: str, of_shipping: str
+) -> None:
+    assert handle(deployed, event("ada", 1, kind=kind, total_cents=total_cents)) == []
+    items = deployed.dynamodb.scan(TableName=deployed.table)["Items"]
+    (row,) = (item for item in items if item["sequence"]["N"] != "0")
+    said = {name: value["S"] for name, value in row.items() if "S" in value}
+    assert (said["order_id"], said["event_id"]) == ("order-1", "ada-1")
+    if deployed.name == "ship_order":
+        assert said["step"] == of_shipping
+    else:
+        assert said["verdict"] == of_checks
+
+
+@hostile.names(event("eve", 1), text="order_id", number="sequence")
+def test_a_hostile_message_comes_back_and_stops_no_other(
+    deployed: SimpleNamespace, message: str
+) -> None:
+    def call() -> list[int]:
+        return handle(deployed, event("ada", 1), event("eve", 1), event("bob", 1), odd={1: message})
+
+    assert hostile.handled(call, message, deployed.log) == [1]
+    assert rows(deployed, "ada") == rows(deployed, "bob") == [(1, 1)]
+    assert rows(deployed, "eve") == []
+
+
+@hostile.moments
+@hostile.faults
+@pytest.mark.parametrize("call", ["get_item", "transact_write_items"])
+def test_a_call_that_fails_stops_its_customer_only(
+    deployed: SimpleNamespace, call: str, fault: Exception, moment: str
+) -> None:
+    sent = [event("ada", 1), event("bob", 1), event("bob", 2), event("ada", 2)]
+    module = deployed.module
+    module.dynamodb = hostile.Faulty(module.dynamodb, call, 2, fault, moment)
+    assert handle(deployed, *sent) == [1, 2]
+    assert handle(deployed, *sent[1:3]) == []
+    assert rows(deployed, "ada") == rows(deployed, "bob") == [(1, 1), (2, 2)]

@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import sys
+import time
 import tracemalloc
 import uuid
 from collections.abc import Generator
@@ -25,6 +26,7 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.lambdas import hostile
 from workers.sqs_claim_check import sender
 
 LAMBDAS = Path(__file__).parent.parent.parent / "lambdas" / "sqs_claim_check"
@@ -443,3 +445,87 @@ def test_the_log_says_why_and_holds_no_message(deployed: SimpleNamespace) -> Non
     handle(deployed, secret, deployed.store(secret))
     assert deployed.log.getvalue().count("items: Field required") == 2
     assert "4111-secret" not in deployed.log.getvalue()
+
+
+# ---- hostile messages and faults: what may be lost is nothing
+
+
+@hostile.names(json.loads(order("x")), text="customer")
+@pytest.mark.parametrize("way", ["in the message", "in the bucket"])
+def test_a_hostile_order_comes_back_alone(
+    deployed: SimpleNamespace, message: str, way: str
+) -> None:
+    """Compressed, an order of nothing but errors is a thousandth of its size."""
+    odd = message
+    if way == "in the bucket":
+        try:
+            odd = deployed.store(message)
+        except UnicodeEncodeError:
+            return
+
+    def call() -> list[str]:
+        return handle(deployed, order("a"), odd, order("b"))
+
+    assert hostile.handled(call, message, deployed.log) == ["message-1"]
+    assert rows(deployed) == {"a": ("message-0", 2), "b": ("message-2", 2)}
+
+
+def test_a_claim_that_is_in_work_elsewhere_comes_back(
+    deployed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the handler: whose word it is whether the message is deleted."""
+    claim = deployed.store(order("a"))
+
+    def dies(text: bytes, message_id: str) -> str:
+        raise KeyboardInterrupt  # as Lambda ends a function that is out of time
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deployed.module, "write_row", dies)
+        with pytest.raises(KeyboardInterrupt):
+            handle(deployed, claim)
+    assert handle(deployed, claim) == ["message-0"]
+    assert logged(deployed, "Claim is in work elsewhere")
+    assert objects(deployed) == {claim.key}
+
+
+def test_a_redemption_is_known_for_as_long_as_objects_are_kept(deployed: SimpleNamespace) -> None:
+    began = time.time()
+    handle(deployed, deployed.store(order("a")))
+    (record,) = deployed.dynamodb.scan(TableName=deployed.records)["Items"]
+    assert -1 <= int(record["expiration"]["N"]) - began - 30 * 86400 < 60
+
+
+@hostile.moments
+@hostile.faults
+@pytest.mark.parametrize(
+    ("client", "call", "nth"),
+    [
+        ("dynamodb", "put_item", 1),
+        ("dynamodb", "put_item", 2),
+        ("dynamodb", "update_item", 1),
+        ("s3", "get_object", 1),
+        ("s3", "delete_object", 1),
+    ],
+)
+def test_a_call_that_fails_loses_no_order(
+    deployed: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    client: str,
+    call: str,
+    nth: int,
+    fault: Exception,
+    moment: str,
+) -> None:
+    """Of the note, the row and the object; a claim is redeemed once the note is out of the way."""
+    module, claim = deployed.module, deployed.store(order("a"))
+    faulty = hostile.Faulty(getattr(module, client), call, nth, fault, moment)
+    monkeypatch.setattr(module, client, faulty)
+    if client == "dynamodb":
+        monkeypatch.setattr(module.redeemed_claims, "client", faulty)
+    deleting = call == "delete_object" and not isinstance(fault, KeyError)
+    assert handle(deployed, order("b"), claim) == ([] if deleting else ["message-1"]) or nth == 1
+    for record in deployed.dynamodb.scan(TableName=deployed.records)["Items"]:
+        if record["status"]["S"] == "INPROGRESS":
+            deployed.dynamodb.delete_item(TableName=deployed.records, Key={"id": record["id"]})
+    assert handle(deployed, order("b"), claim) == []
+    assert rows(deployed).keys() == {"a", "b"}

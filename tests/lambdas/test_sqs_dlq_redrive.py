@@ -17,6 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.lambdas import hostile
+
 LAMBDAS = Path(__file__).parent.parent.parent / "lambdas" / "sqs_dlq_redrive"
 
 orders = st.fixed_dictionaries(
@@ -175,3 +177,27 @@ def test_a_failed_write_comes_back_and_says_why(deployed: SimpleNamespace) -> No
     deployed.module.os.environ["FULFILLED_ORDERS"] = "gone"
     assert handle(deployed, first=order("a")) == ["first"]
     assert "ResourceNotFoundException" in deployed.log.getvalue()
+
+
+# ---- hostile messages and faults: what may be lost is nothing
+
+
+@hostile.names(json.loads(order("x")), text="customer")
+def test_a_hostile_message_comes_back_alone(deployed: SimpleNamespace, message: str) -> None:
+    def call() -> list[str]:
+        return handle(deployed, first=order("a"), odd=message, last=order("b"))
+
+    assert hostile.handled(call, message, deployed.log) == ["odd"]
+    assert rows(deployed) == {"a": "first", "b": "last"}
+
+
+@hostile.moments
+@hostile.faults
+def test_a_call_that_fails_costs_only_its_own_message_a_receive(
+    deployed: SimpleNamespace, fault: Exception, moment: str
+) -> None:
+    module = deployed.module
+    module.dynamodb = hostile.Faulty(module.dynamodb, "put_item", 2, fault, moment)
+    assert handle(deployed, first=order("a"), second=order("b"), third=order("c")) == ["second"]
+    assert handle(deployed, second=order("b")) == []
+    assert rows(deployed) == {"a": "first", "b": "second", "c": "third"}

@@ -17,6 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.lambdas import hostile
+
 LAMBDAS = Path(__file__).parent.parent.parent / "lambdas" / "sqs_fifo_lambda_dlq"
 MAX_RECEIVE_COUNT = 5
 
@@ -211,13 +213,14 @@ def handle(
     *batch: dict[str, Any],
     receive: int | list[int] = 1,
     message: str = "message",
+    odd: dict[int, str] | None = None,
 ) -> list[int]:
-    """The indexes of the messages that the handler reports as failed."""
+    """The indexes of the messages that the handler reports as failed; odd: other bodies."""
     receives = receive if isinstance(receive, list) else [receive] * len(batch)
     records = [
         {
             "messageId": f"{message}-{index}",
-            "body": json.dumps(one),
+            "body": (odd or {}).get(index, json.dumps(one)),
             "attributes": {
                 "ApproximateReceiveCount": str(receives[index]),
                 "MessageGroupId": one["order_id"],
@@ -369,3 +372,34 @@ def test_the_log_says_why_and_holds_no_message(going_on: SimpleNamespace) -> Non
     (refused,) = logged(going_on, "Refused change")
     assert refused["reason"].startswith("items: ")
     assert "4111-secret" not in going_on.log.getvalue()
+
+
+# ---- hostile messages and faults: what may be lost is nothing
+
+
+@hostile.names(change("x", 1), text="address", number="revision")
+def test_a_hostile_message_comes_back_and_holds_no_other_order(
+    going_on: SimpleNamespace, message: str
+) -> None:
+    def call() -> list[int]:
+        return handle(going_on, change("a", 1), change("x", 1), change("b", 1), odd={1: message})
+
+    assert hostile.handled(call, message, going_on.log) == [1]
+    assert (applied(going_on, "a"), applied(going_on, "x"), applied(going_on, "b")) == (
+        [1],
+        [],
+        [1],
+    )
+
+
+@hostile.moments
+@hostile.faults
+def test_a_call_that_fails_holds_back_its_order_only(
+    deploy: Deploy, fault: Exception, moment: str
+) -> None:
+    deployed = deploy(True)
+    module, sent = deployed.module, [change("a", 1), change("b", 1), change("b", 2), change("a", 2)]
+    module.dynamodb = hostile.Faulty(module.dynamodb, "update_item", 2, fault, moment)
+    assert handle(deployed, *sent) == [1, 2]
+    assert handle(deployed, *sent[1:3]) == []
+    assert applied(deployed, "a") == applied(deployed, "b") == [1, 2]

@@ -17,6 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.lambdas import hostile
+
 LAMBDAS = Path(__file__).parent.parent.parent / "lambdas" / "sqs_lambda_dlq"
 
 skus = st.fixed_dictionaries(
@@ -207,3 +209,60 @@ def test_the_log_says_why_and_holds_no_message(
     handle(deployed, json.dumps({"order_id": "a", "customer": "ada", "card": "4111-secret"}))
     assert "items: Field required" in deployed.log.getvalue()
     assert "4111-secret" not in deployed.log.getvalue()
+
+
+# ---- hostile messages and faults: what may be lost is nothing
+
+
+@hostile.names(json.loads(order("x")), text="customer")
+def test_a_hostile_message_comes_back_alone(deployed: SimpleNamespace, message: str) -> None:
+    def call() -> list[str]:
+        return handle(deployed, order("a"), message, order("b"))
+
+    assert hostile.handled(call, message, deployed.log) == ["message-1"]
+    assert rows(deployed) == {"a": "message-0", "b": "message-2"}
+
+
+@pytest.mark.parametrize("length", [1, 64])
+def test_the_shortest_and_the_longest_texts_are_understood(
+    fulfil_order: ModuleType, length: int
+) -> None:
+    item = {"sku": "s" * length, "quantity": 1_000_000}
+    text = json.dumps({"order_id": "o" * length, "customer": "c" * length, "items": [item] * 100})
+    assert fulfil_order.parse_order(text)
+    for name in ("order_id", "customer"):
+        with pytest.raises(fulfil_order.MalformedOrder, match=f"^{name}: "):
+            fulfil_order.parse_order(json.dumps(json.loads(text) | {name: "x" * 65}))
+    with pytest.raises(fulfil_order.MalformedOrder, match=r"^items: "):
+        fulfil_order.parse_order(json.dumps(json.loads(text) | {"items": [item] * 101}))
+
+
+@hostile.moments
+@hostile.faults
+@pytest.mark.parametrize("call", ["put_item", "update_item"])
+def test_a_call_that_fails_costs_only_its_own_message_a_receive(
+    deployed: SimpleNamespace, call: str, fault: Exception, moment: str
+) -> None:
+    """Of the row, the idempotency record before it (put), and that record's end (update)."""
+    module = deployed.module
+    client = hostile.Faulty(module.dynamodb, call, 2, fault, moment)
+    module.dynamodb = module.records.client = client
+    failed = handle(deployed, order("a"), order("b"), order("c"))
+    assert failed in (["message-0"], ["message-1"])
+    bodies = [order("a"), order("b"), order("c")]
+    # A record that is in progress is in the way for as long as its invocation could have run.
+    for record in deployed.dynamodb.scan(TableName=deployed.records)["Items"]:
+        if record["status"]["S"] == "INPROGRESS":
+            deployed.dynamodb.delete_item(TableName=deployed.records, Key={"id": record["id"]})
+    assert handle(deployed, *[bodies[int(one[-1])] for one in failed]) == []
+    assert rows(deployed).keys() == {"a", "b", "c"}
+
+
+def test_the_keys_of_an_order_in_another_sequence_are_the_same_order(
+    deployed: SimpleNamespace,
+) -> None:
+    one = json.loads(order("a"))
+    assert handle(deployed, json.dumps(one)) == []
+    for record in deployed.dynamodb.scan(TableName=deployed.records)["Items"]:
+        deployed.dynamodb.delete_item(TableName=deployed.records, Key={"id": record["id"]})
+    assert handle(deployed, json.dumps(dict(reversed(one.items())))) == []

@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.lambdas import hostile
 from tests.synthesis import synthesized
 
 LAMBDAS = Path(__file__).parent.parent.parent / "lambdas" / "sqs_write_buffer"
@@ -344,3 +345,32 @@ def test_the_log_says_why_and_holds_no_message(deployed: SimpleNamespace) -> Non
     handle(deployed.module, json.dumps({"order_id": "a", "customer": "ada", "card": "4111-secret"}))
     assert "items: Field required" in deployed.log.getvalue()
     assert "4111-secret" not in deployed.log.getvalue()
+
+
+# ---- hostile messages and faults: what may be lost is nothing
+
+
+@hostile.names(json.loads(order("x")), text="customer")
+def test_a_hostile_message_comes_back_alone(deployed: SimpleNamespace, message: str) -> None:
+    def call() -> list[str]:
+        return handle(deployed.module, order("a"), message, order("b"))
+
+    assert hostile.handled(call, message, deployed.log) == ["message-1"]
+    assert rows(deployed).keys() == {"a", "b"}
+
+
+@hostile.moments
+@hostile.faults
+def test_a_call_that_fails_brings_all_of_its_messages_back_or_waits(
+    deployed: SimpleNamespace, fault: Exception, moment: str
+) -> None:
+    """Where the whole batch comes back, what was written is written again, alike."""
+    module, bodies = deployed.module, [order("a"), "poison", order("b")]
+    module.dynamodb = hostile.Faulty(module.dynamodb, "batch_write_item", 1, fault, moment)
+    if "Throttl" in str(fault):
+        assert handle(module, *bodies) == ["message-1"]
+    else:
+        with pytest.raises(type(fault)):
+            handle(module, *bodies)
+        assert handle(module, *bodies) == ["message-1"]
+    assert rows(deployed).keys() == {"a", "b"}

@@ -18,6 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.lambdas import hostile
+
 LAMBDAS = Path(__file__).parent.parent.parent / "lambdas" / "step_functions_error_handling"
 
 orders = st.fixed_dictionaries(
@@ -204,3 +206,38 @@ def test_log_and_table_hold_no_card(deployed: SimpleNamespace) -> None:
         deployed.module.handler({"order_id": "a", "card": "card-ok"}, CONTEXT)
     assert "customer: Field required" in deployed.log.getvalue()
     assert "card-ok" not in deployed.log.getvalue() + json.dumps(row(deployed))
+
+
+# ---- hostile input and faults: an order is never taken for charged that is not
+
+
+@hostile.names(order(), text="customer", number="amount_cents")
+def test_a_hostile_input_is_no_order(deployed: SimpleNamespace, message: str) -> None:
+    try:
+        given = json.loads(message)
+    except (ValueError, RecursionError):
+        given = message
+
+    def call() -> None:
+        with pytest.raises(deployed.module.MalformedOrder) as malformed:
+            deployed.module.handler(given, CONTEXT)
+        assert len(str(malformed.value)) < 300
+
+    hostile.handled(call, message, deployed.log)
+    assert deployed.dynamodb.scan(TableName=deployed.table)["Items"] == []
+
+
+@hostile.moments
+@hostile.faults
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_call_that_fails_is_the_tasks_error_and_the_next_attempt_charges_once(
+    deployed: SimpleNamespace, nth: int, fault: Exception, moment: str
+) -> None:
+    """Counting the attempt, and recording the charge. Not null, which the workflow would take."""
+    module = deployed.module
+    module.dynamodb = hostile.Faulty(module.dynamodb, "update_item", nth, fault, moment)
+    with pytest.raises(type(fault)):
+        module.handler(order(), CONTEXT)
+    answer = module.handler(order(), CONTEXT)
+    assert row(deployed)["charge_id"]["S"] == answer["charge_id"]
+    assert "Order failed" in deployed.log.getvalue()
