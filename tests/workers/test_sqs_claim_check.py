@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import uuid
@@ -177,3 +178,22 @@ def test_awss_own_client_reads_and_deletes_what_is_sent_without_compression(sand
     finally:
         sqs.delete_queue(QueueUrl=url)
         s3.delete_bucket(Bucket=name)
+
+
+# ---- what the receiver would refuse, and faults
+
+
+def test_an_order_that_the_receiver_would_not_open_is_not_stored() -> None:
+    ours, sqs, s3 = sender(threshold=0, largest=1000)
+    ours.send("x" * 1000)
+    with pytest.raises(ValueError, match="at most 1000 bytes, not 1001"):
+        ours.send("x" * 1001)
+    assert len(s3.calls) == len(sqs.calls) == 1
+
+
+def test_by_default_it_takes_what_the_stack_opens_by_default(sandbox: object) -> None:
+    stack = (Path(__file__).parent.parent.parent / "stacks" / "sqs_claim_check.py").read_text()
+    (mib,) = re.findall(r"largest_order_mib: int = (\d+)", stack)
+    ours = Sender("https://sqs/orders", "bucket")
+    assert ours.largest == int(mib) * 2**20
+    assert ours.sqs.meta.config.read_timeout == ours.s3.meta.config.read_timeout == 25

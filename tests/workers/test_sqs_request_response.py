@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 import time
 import uuid
@@ -14,7 +15,7 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -278,5 +279,148 @@ def test_a_queue_that_cannot_be_read_is_named_in_the_timeout(
 
 @pytest.mark.parametrize("timeout", [0, -1.0])
 def test_a_timeout_is_positive(fraud: Asker, timeout: float) -> None:
-    with pytest.raises(ValueError, match=f"timeout is more than 0 s, not {timeout}"):
+    with pytest.raises(
+        ValueError, match=f"timeout is more than 0 s and at most 1209600, not {timeout}"
+    ):
         fraud.ask({}, timeout=timeout)
+
+
+# ---- faults: no future waits for ever, and no thread dies in silence
+
+
+class Sqs:
+    """SQS of an asker, whose every question is answered at once."""
+
+    def __init__(self) -> None:
+        self.answers: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.sending: list[BaseException] = []
+        self.receiving: list[BaseException] = []
+        self.deleting: list[BaseException] = []
+        self.answering = True
+
+    def send_message(self, MessageAttributes: dict[str, Any], **_: Any) -> None:
+        fault = self.sending.pop(0) if self.sending else None
+        if not isinstance(fault, ClientError) and self.answering:
+            outcome = {"outcome": {"StringValue": "answered"}}
+            self.answers.put({"MessageId": "m", "ReceiptHandle": "r", "Body": "{}",
+                              "MessageAttributes": MessageAttributes | outcome})  # fmt: skip
+        if fault:
+            raise fault
+
+    def receive_message(self, **_: Any) -> dict[str, Any]:
+        if self.receiving:
+            raise self.receiving.pop(0)
+        try:
+            return {"Messages": [self.answers.get(timeout=0.05)]}
+        except queue.Empty:
+            return {}
+
+    def delete_message_batch(self, **_: Any) -> None:
+        if self.deleting:
+            raise self.deleting.pop(0)
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Generator[tuple[Sqs, Asker]]:
+    sqs = Sqs()
+    with Asker("questions", "https://sqs/answers", sqs=sqs, poll_seconds=1) as open_:
+        yield sqs, open_
+
+
+LOST = EndpointConnectionError(endpoint_url="https://sqs")
+REFUSED = ClientError(
+    {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}},  # ty: ignore
+    "SendMessage",
+)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), float("nan"), 1e10, 14 * 86400 + 1])
+def test_a_timeout_has_an_end(faulty: tuple[Sqs, Asker], timeout: float) -> None:
+    _, fraud = faulty
+    with pytest.raises(ValueError, match="at most 1209600"):
+        fraud.ask({}, timeout=timeout)
+    fraud.ask({}, timeout=14 * 86400).result(5)
+    assert some(fraud.counts) == {"asked": 1, "answered": 1}
+
+
+@pytest.mark.parametrize(
+    "what", [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), ValueError()]
+)
+@pytest.mark.parametrize("end", ["answered", "timed out"])
+def test_a_callback_that_raises_costs_no_other_future(
+    faulty: tuple[Sqs, Asker], end: str, what: BaseException
+) -> None:
+    sqs, fraud = faulty
+    sqs.answering = end == "answered"
+
+    def ends(_: object) -> None:
+        raise what
+
+    first = asker.Pending(0.3)
+    first.add_done_callback(ends)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asker, "Pending", lambda timeout: first)
+        fraud.ask({}, timeout=0.3)
+    assert soon(first.done)
+    sqs.answering = True
+    assert fraud.ask({}, timeout=5).result(5) == {}
+    sqs.answering = False
+    with pytest.raises(NoAnswer):
+        fraud.ask({}, timeout=0.2).result(5)
+
+
+@pytest.mark.parametrize("call", ["receiving", "deleting"])
+@pytest.mark.parametrize(
+    "fault", [LOST, REFUSED, KeyError("Messages"), MemoryError(), SystemExit()]
+)
+def test_a_call_that_fails_is_told_and_tried_again(
+    faulty: tuple[Sqs, Asker], call: str, fault: BaseException
+) -> None:
+    sqs, fraud = faulty
+    getattr(sqs, call).append(fault)
+    first = fraud.ask({}, timeout=10)
+    assert soon(lambda: fraud.problem is fault)
+    assert first.result(5) == {}
+    assert fraud.ask({}, timeout=10).result(5) == {}
+    assert soon(lambda: fraud.problem is None)
+
+
+def test_the_answer_to_a_question_whose_sending_failed_is_dropped(
+    faulty: tuple[Sqs, Asker],
+) -> None:
+    """SQS has it, and only its answer to us was lost."""
+    sqs, fraud = faulty
+    sqs.sending.append(LOST)
+    with pytest.raises(EndpointConnectionError):
+        fraud.ask({}, timeout=10)
+    assert soon(lambda: fraud.counts["repeated"] == 1)
+    assert some(fraud.counts) == {"repeated": 1}
+
+
+def test_what_sqs_refuses_leaves_nothing(faulty: tuple[Sqs, Asker]) -> None:
+    sqs, fraud = faulty
+    sqs.sending.append(REFUSED)
+    with pytest.raises(ClientError):
+        fraud.ask({}, timeout=10)
+    assert fraud._asked == {}
+
+
+@pytest.mark.parametrize("question", [{"a": float("nan")}, {"a": object()}])
+def test_what_is_no_json_is_not_asked(faulty: tuple[Sqs, Asker], question: dict[str, Any]) -> None:
+    _, fraud = faulty
+    with pytest.raises((ValueError, TypeError)):
+        fraud.ask(question, timeout=10)
+    assert some(fraud.counts) == {}
+
+
+@pytest.mark.parametrize("seconds", [0, 21])
+def test_a_poll_is_1_to_20_seconds(seconds: int) -> None:
+    with pytest.raises(ValueError, match=f"poll_seconds is 1 to 20, not {seconds}"):
+        Asker("questions", "answers", sqs=Sqs(), poll_seconds=seconds)
+
+
+def test_by_default_a_service_that_hangs_is_given_up(sandbox: Any) -> None:
+    with Asker("https://sqs/questions", "https://sqs/answers", poll_seconds=20) as fraud:
+        fraud._closing.set()
+        assert fraud._sqs.meta.config.read_timeout == 10
+        assert fraud._receiving.meta.config.read_timeout == 30

@@ -33,7 +33,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import boto3
+from botocore.config import Config
 
+# A service that hangs costs a minute and a half at most, and what it takes to store an object.
+CONFIG = Config(connect_timeout=5, read_timeout=25, retries={"mode": "standard"})
 LIMIT = 1024 * 1024  # bytes; what SQS takes at most, the attributes included
 MOST_ATTRIBUTES = 10  # of a message in SQS
 PREFIX = "orders/"
@@ -82,6 +85,7 @@ class Sender:
 
     threshold: the largest message, in bytes with its attributes, that goes without the bucket (0
         to 1,048,576). SQS bills each 64 KiB as a request, so less can be cheaper.
+    largest: bytes of the largest order that the receiver opens: the stack's largest_order_mib.
     compress: store objects compressed where that makes them smaller.
     sqs, s3: boto3 clients; made with the default session if none.
     """
@@ -92,6 +96,7 @@ class Sender:
         bucket: str,
         *,
         threshold: int = LIMIT,
+        largest: int = 8 * LIMIT,
         compress: bool = True,
         sqs: Any = None,
         s3: Any = None,
@@ -99,14 +104,16 @@ class Sender:
         if not 0 <= threshold <= LIMIT:
             raise ValueError(f"threshold is 0 to {LIMIT}, not {threshold}")
         self.queue_url, self.bucket = queue_url, bucket
-        self.threshold, self.compress = threshold, compress
-        self.sqs, self.s3 = sqs or boto3.client("sqs"), s3 or boto3.client("s3")
+        self.threshold, self.largest, self.compress = threshold, largest, compress
+        self.sqs = sqs or boto3.client("sqs", config=CONFIG)
+        self.s3 = s3 or boto3.client("s3", config=CONFIG)
 
     def send(self, order: str, attributes: Attributes | None = None) -> Sent:
         """Send one order; `attributes` travel with the message.
 
-        ValueError if they cannot go with a claim; botocore's errors if AWS refuses. When the
-        message is refused after its object was stored, the object stays: the answer may have been
+        ValueError if they cannot go with a claim, or if the order is larger than the receiver
+        opens; botocore's errors if AWS refuses or does not answer. When the message is refused
+        after its object was stored, the object stays: the answer may have been
         lost on its way, and the message be there. The bucket's lifecycle removes it in time.
         """
         if size(order, attributes or {}) <= self.threshold:
@@ -120,6 +127,8 @@ class Sender:
     def store(self, order: str) -> Claim:
         """Put one order into the bucket; the claim that fetches it."""
         text = order.encode()
+        if len(text) > self.largest:
+            raise ValueError(f"an order has at most {self.largest} bytes, not {len(text)}")
         data, encoding = text, "identity"
         if self.compress and len(packed := gzip.compress(text, 6, mtime=0)) < len(text):
             data, encoding = packed, "gzip"

@@ -27,6 +27,10 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
+
+LONGEST = 14 * 86400.0  # seconds; SQS keeps a message no longer
+SERVER_ERROR = 500  # HTTP's status of this and every higher number
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +59,16 @@ class Pending(Future[dict[str, Any]]):
 class Asker:
     """Asks from as many threads as you like; one thread of its own receives the answers.
 
-    Callbacks of the futures run in that thread, so they must be short.
+    Callbacks of the futures run in that thread, so they must be short; what they raise is logged.
+
+    Keep correlation ids to yourself: whoever may send questions and knows an id can ask under it
+    first, and then the question proper is not answered.
 
     questions_url: the queue of the service that answers.
     answers_url: this Asker's own queue; the other side must be allowed to send to it.
     sqs: an SQS client, if the default one will not do.
-    poll_seconds: how long one poll for answers waits (1 to 20 s), and so what close() may take.
+    poll_seconds: how long one poll for answers waits (1 to 20 s), and so what close() may take:
+        choose less than the time that your program has to stop.
 
     problem: why answers cannot be received at present, or None; for a health check.
     """
@@ -68,12 +76,19 @@ class Asker:
     def __init__(
         self, questions_url: str, answers_url: str, *, sqs: Any = None, poll_seconds: int = 20
     ) -> None:
-        config = Config(max_pool_connections=50, retries={"mode": "standard"})
+        if not 1 <= poll_seconds <= 20:
+            raise ValueError(f"poll_seconds is 1 to 20, not {poll_seconds}")
+        retries = {"mode": "standard", "total_max_attempts": 3}
+        config = Config(
+            max_pool_connections=50, connect_timeout=5, read_timeout=10, retries=retries
+        )
+        patient = config.merge(Config(read_timeout=poll_seconds + 10))
         self._sqs = sqs or boto3.client("sqs", config=config)
+        self._receiving = sqs or boto3.client("sqs", config=patient)
         self._questions_url, self._answers_url = questions_url, answers_url
         self._poll_seconds = poll_seconds
         self._closing = threading.Event()
-        self.problem: Exception | None = None
+        self.problem: BaseException | None = None
         # The condition guards what follows. An id stays in _asked until it expires, as None once
         # it is settled: an answer to an id that is not there is late, or not ours.
         self._changed = threading.Condition()
@@ -99,10 +114,12 @@ class Asker:
         """Send a question and return as soon as its queue has it; the answer is a future.
 
         timeout: seconds after which the question has expired: no worker begins with it, and the
-        future fails with NoAnswer. What SQS raises is raised here, and then nothing was asked.
+        future fails with NoAnswer (up to 14 days). What SQS raises is raised here, and then nobody
+        waits for an answer: if SQS has the question all the same, its answer is dropped.
         """
-        if timeout <= 0:
-            raise ValueError(f"timeout is more than 0 s, not {timeout}")
+        if not 0 < timeout <= LONGEST:  # nor is it no number
+            raise ValueError(f"timeout is more than 0 s and at most {LONGEST:.0f}, not {timeout}")
+        body = json.dumps(question, allow_nan=False)
         pending = Pending(timeout)
         with self._changed:
             if self._closing.is_set():
@@ -114,17 +131,19 @@ class Asker:
         try:
             self._sqs.send_message(
                 QueueUrl=self._questions_url,
-                MessageBody=json.dumps(question),
+                MessageBody=body,
                 MessageAttributes={
                     "correlation_id": _text(pending.correlation_id),
                     "reply_to": _text(self._answers_url.rpartition("/")[2]),
                     "expires_at": {"DataType": "Number", "StringValue": repr(pending.expires_at)},
                 },
             )
-        except BaseException:
+        except BaseException as error:
             with self._changed:
                 if self._asked.pop(pending.correlation_id, None):
                     self._counts["asked"] -= 1
+                    if not _refused(error) and not self._closing.is_set():
+                        self._asked[pending.correlation_id] = None  # it may be there
             raise
         return pending
 
@@ -133,8 +152,8 @@ class Asker:
         """What has become of the questions, and of answers that nobody waits for.
 
         asked = answered + refused + timed out + cancelled + those still open. Answers dropped:
-        late (expired), repeated (the same answer again). Left in the queue: strange, which is
-        counted at each receive.
+        late (expired), repeated (the same answer again, or one to a question of which ask()
+        raised). Left in the queue: strange, which is counted at each receive.
         """
         names = ("asked", "answered", "refused", "timed out", "cancelled")
         with self._changed:
@@ -161,7 +180,7 @@ class Asker:
         """Receive answers until closed; an answer is deleted once it is handed over or late."""
         while not self._closing.is_set():
             try:
-                messages = self._sqs.receive_message(
+                messages = self._receiving.receive_message(
                     QueueUrl=self._answers_url,
                     MaxNumberOfMessages=10,
                     WaitTimeSeconds=self._poll_seconds,
@@ -176,7 +195,7 @@ class Asker:
                         ],
                     )  # one that is not deleted comes back, as a repeated one
                 self.problem = None
-            except Exception as error:  # botocore has tried again; this thread must go on
+            except BaseException as error:  # botocore has tried again; this thread must go on
                 self.problem = error
                 logger.warning("Cannot receive answers: %s", error)
                 self._closing.wait(1)
@@ -228,14 +247,25 @@ class Asker:
         """Give a future its end, outside the lock: its callbacks may ask again."""
         wanted = pending.set_running_or_notify_cancel()
         self._count(how if wanted else "cancelled")
-        if wanted and error:
-            pending.set_exception(error)
-        elif wanted:
-            pending.set_result(content)
+        try:
+            if wanted and error:
+                pending.set_exception(error)
+            elif wanted:
+                pending.set_result(content)
+        except BaseException:  # a callback that exits: the future has its end, this thread goes on
+            logger.exception("A callback of question %s failed", pending.correlation_id)
 
     def _count(self, what: str) -> None:
         with self._changed:
             self._counts[what] += 1
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether SQS has said that it does not take a message: otherwise it may have it."""
+    if not isinstance(error, ClientError):
+        return False
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status < SERVER_ERROR
 
 
 def _text(value: str) -> dict[str, str]:
