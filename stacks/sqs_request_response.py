@@ -17,9 +17,9 @@ Decisions worth knowing:
   not keep one from reading the other's. An asker is one process: for two of Buying say
   askers="Buying1,Buying2,Shipping". For many short-lived ones look at virtual queues (AWS's
   Temporary Queue Client for Java), which share one queue by way of a client that sorts.
-- A question is known by its asker's queue and its correlation id. Whoever may send to FraudQuestions
-  and knows an id can have a question of theirs decided first under it; the asker's then fails, and
-  ends as a dead letter. Askers keep their ids, which nobody can guess, to themselves.
+- A question is known by its asker's queue and its correlation id. Whoever may send questions and
+  knows an id can have one of theirs decided first under it; the asker's then fails, and ends as a
+  dead letter. Askers keep their ids, which nobody can guess, to themselves.
 - workers/sqs_request_response/asker.py is the asking side: ask() returns a future. Attach the
   policy BuyingAccess to Buying's role: it may ask, and read its own answers.
 - reply_to is the name of a queue that CheckFraud's role may send to. So the role is the list of

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aws_cdk import App, Stack
@@ -86,6 +86,22 @@ def test_a_wrong_value_is_one_line(
 ) -> None:
     line = refusal(["SqsLambdaDlq"], capsys, **{option: value})
     assert line == f"error: SqsLambdaDlq: {problem}"
+
+
+def test_a_gallery_throws_away_what_it_deploys() -> None:
+    """A project that is made from one pattern keeps it: its app.py says so."""
+    assert app.DEFAULTS == {"removal_policy": "destroy", "termination_protection": False}
+
+
+def test_an_option_reaches_the_stacks_that_have_it_and_no_other() -> None:
+    names = ["SqsFifoLambdaDlq", "SqsLambdaDlq"]
+    fifo, standard = built(names, stop_at_gaps="true", max_receive_count="7")
+    assert "stop_at_gaps" in app.options(type(fifo))
+    assert "stop_at_gaps" not in app.options(type(standard))
+    assembly = cast(App, fifo.node.root).synth()
+    said = [str(assembly.get_stack_by_name(name).template) for name in names]
+    assert "'STOP_AT_GAPS': 'true'" in said[0] and "STOP_AT_GAPS" not in said[1]
+    assert all("'maxReceiveCount': 7" in text for text in said)
 
 
 @pytest.mark.parametrize(("value", "expected"), [("true", True), ("false", False)])

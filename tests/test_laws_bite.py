@@ -133,6 +133,38 @@ def one_role_for_two_functions(template: dict[str, Any]) -> None:
     )
 
 
+def statements_on_alerts(change: Callable[[dict[str, Any]], None]) -> Change:
+    def changed(template: dict[str, Any]) -> None:
+        for statement in first(template, "AWS::SNS::TopicPolicy", "Alerts")["PolicyDocument"][
+            "Statement"
+        ]:
+            if "cloudwatch" in str(statement["Principal"]):
+                change(statement)
+
+    return changed
+
+
+def any_account(statement: dict[str, Any]) -> None:
+    del statement["Condition"]["StringEquals"]
+
+
+def any_alarm(statement: dict[str, Any]) -> None:
+    statement["Condition"]["ArnLike"]["aws:SourceArn"]["Fn::Join"][1][-2:] = ["x-*"]
+
+
+def write_any_log(template: dict[str, Any]) -> None:
+    for statement in first(template, "AWS::IAM::Policy")["PolicyDocument"]["Statement"]:
+        if "logs:PutLogEvents" in statement["Action"]:
+            statement["Resource"] = {"Fn::GetAtt": ["Others", "Arn"]}
+
+
+def write_no_log(template: dict[str, Any]) -> None:
+    document = first(template, "AWS::IAM::Policy")["PolicyDocument"]
+    document["Statement"] = [
+        one for one in document["Statement"] if "logs:PutLogEvents" not in one["Action"]
+    ]
+
+
 FUNCTION, QUEUE, MAPPING = (
     "AWS::Lambda::Function",
     "AWS::SQS::Queue",
@@ -230,6 +262,20 @@ BREAKS: list[tuple[FunctionType, Change]] = [
         add("Refused", MACHINE, Definition=of_one_state(Type="Pass", TimeoutSeconds=5, End=True)),
     ),
     (laws.test_every_alarm_tells_alerts, put(ALARM, AlarmActions=[{"Ref": "Others"}])),
+    (
+        laws.test_only_this_stacks_alarms_may_use_alerts_and_its_key,
+        statements_on_alerts(any_account),
+    ),
+    (
+        laws.test_only_this_stacks_alarms_may_use_alerts_and_its_key,
+        statements_on_alerts(any_alarm),
+    ),
+    (laws.test_a_log_is_kept_for_a_while_and_written_by_its_own_role_only, write_any_log),
+    (laws.test_a_log_is_kept_for_a_while_and_written_by_its_own_role_only, write_no_log),
+    (
+        laws.test_a_log_is_kept_for_a_while_and_written_by_its_own_role_only,
+        add("Endless", "AWS::Logs::LogGroup", RetentionInDays=3653),
+    ),
 ]
 
 

@@ -328,6 +328,27 @@ def test_functions_keep_the_baseline(pattern: Synthesized) -> None:
         assert not [name for name in secrets if not name.endswith(("_ARN", "_NAME"))], logical_id
 
 
+def test_a_log_is_kept_for_a_while_and_written_by_its_own_role_only(pattern: Synthesized) -> None:
+    """A function that may not write its log runs on and says nothing."""
+    groups = pattern.resources("AWS::Logs::LogGroup")
+    for logical_id, group in groups.items():
+        assert group["RetentionInDays"] <= 365, logical_id
+    writes: dict[str, list[str]] = {}  # role to the log groups that it may write
+    for logical_id, policy in pattern.resources("AWS::IAM::Policy").items():
+        for statement in policy["PolicyDocument"]["Statement"]:
+            if "logs:PutLogEvents" in statement["Action"]:
+                group, attribute = statement["Resource"]["Fn::GetAtt"]
+                assert group in groups and attribute == "Arn", logical_id
+                for role in policy["Roles"]:
+                    writes.setdefault(role["Ref"], []).append(group)
+    for logical_id, function in pattern.resources("AWS::Lambda::Function").items():
+        role, group = (
+            function["Role"]["Fn::GetAtt"][0],
+            function["LoggingConfig"]["LogGroup"]["Ref"],
+        )
+        assert writes.get(role) == [group], logical_id
+
+
 def test_powertools_comes_from_the_pinned_public_layer(pattern: Synthesized) -> None:
     if pattern.resources("AWS::Lambda::Function"):
         pinned = re.search(r"^aws-lambda-powertools==(\S+)", _lock("sandbox/layer.lock"), re.M)
@@ -514,6 +535,28 @@ def test_every_alarm_tells_alerts(pattern: Synthesized) -> None:
         (action,) = alarm["AlarmActions"]
         assert action["Ref"].startswith("Alerts"), logical_id
         assert alarm["AlarmDescription"], logical_id
+
+
+def test_only_this_stacks_alarms_may_use_alerts_and_its_key(pattern: Synthesized) -> None:
+    """CloudWatch works for every account: its word counts only for an alarm of this very stack."""
+    alarms = [":cloudwatch:", {"Ref": "AWS::Region"}, ":", {"Ref": "AWS::AccountId"}, ":alarm:",
+              {"Ref": "AWS::StackName"}, "-*"]  # fmt: skip
+    expected = {
+        "StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}},
+        "ArnLike": {
+            "aws:SourceArn": {"Fn::Join": ["", ["arn:", {"Ref": "AWS::Partition"}, *alarms]]}
+        },
+    }
+    topics = pattern.resources("AWS::SNS::TopicPolicy")
+    documents = [one["PolicyDocument"] for name, one in topics.items() if name.startswith("Alerts")]
+    documents += [key["KeyPolicy"] for key in pattern.resources("AWS::KMS::Key").values()]
+    conditions = [
+        statement.get("Condition")
+        for document in documents
+        for statement in document["Statement"]
+        if "cloudwatch.amazonaws.com" in str(statement["Principal"])
+    ]
+    assert conditions == [expected] * 2
 
 
 def test_alert_email_subscribes_a_person(stem: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rules import _messaging
 from tests.rules.pack import findings, matches
 from tests.rules.test_mutations import MUTATIONS, mutated
 from tests.synthesis import PATTERNS, synthesized
@@ -83,6 +84,17 @@ def test_no_rule_crashes_on_something_else(seed: int) -> None:
     matches(template)
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(3, 3.0), ("3", 3.0), (" 3 ", 3.0), ("three", None), ("", None), (True, None), ([3], None)],
+)
+def test_a_number_may_be_written_as_text_and_nothing_else_is_one(
+    value: Any, expected: float | None
+) -> None:
+    assert _messaging.number(value, default=7) == expected
+    assert _messaging.number(None, default=7) == 7
+
+
 def respelled(value: Any, parameters: dict[str, Any], chance: random.Random) -> Any:
     """The same value by other intrinsic functions: what comes out of them is what went in."""
     if isinstance(value, dict) and not any(key.startswith(("Fn::", "Ref")) for key in value):
@@ -93,6 +105,7 @@ def respelled(value: Any, parameters: dict[str, Any], chance: random.Random) -> 
     if isinstance(value, (str, int)) and not isinstance(value, bool):
         name = f"P{len(parameters)}"
         ways += [{"Ref": name}, {"Fn::Select": [1, ["other", value]]}]
+        ways += [{"Fn::Select": [0, [value, "other"]]}, {"Fn::Select": ["0", [value]]}]
         if isinstance(value, str) and "${" not in value:
             half = len(value) // 2
             ways += [{"Fn::Join": ["", [value[:half], value[half:]]]}, {"Fn::Sub": value}]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -24,12 +25,12 @@ def with_options(**options: Any) -> Synthesized:
 
 def topology() -> ModuleType:
     """The names that the programs declare."""
-    spec = importlib.util.spec_from_file_location(
-        "topology", PROJECT / "workers" / "mq_broker" / "topology.py"
-    )
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(PROJECT / "workers" / "mq_broker"))
+        patch.delitem(sys.modules, "program", raising=False)
+        module = importlib.import_module("topology")
+        for name in ("topology", "program"):
+            del sys.modules[name]
     return module
 
 

@@ -169,15 +169,6 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], problem: str)
         with_options(**options)
 
 
-def test_only_this_stacks_alarms_may_use_alerts_and_its_key(pattern: Synthesized) -> None:
-    key = only(pattern, "AWS::KMS::Key")["KeyPolicy"]["Statement"]
-    topic = only(pattern, "AWS::SNS::TopicPolicy", "Alerts")["PolicyDocument"]["Statement"]
-    for statements in (key, topic):
-        (statement,) = [one for one in statements if "cloudwatch" in str(one["Principal"])]
-        assert "aws:SourceAccount" in statement["Condition"]["StringEquals"]
-        assert "-*" in str(statement["Condition"]["ArnLike"]["aws:SourceArn"])
-
-
 def test_retain_keeps_rows_and_logs_but_not_queues() -> None:
     resources = with_options(removal_policy="retain").template["Resources"]
     kept = {name for name, one in resources.items() if one.get("DeletionPolicy") == "Retain"}

@@ -180,15 +180,6 @@ def test_both_hops_and_the_delay_have_alarms(pattern: Synthesized) -> None:
     }
 
 
-def test_only_this_stacks_alarms_may_use_the_topic_and_its_key(pattern: Synthesized) -> None:
-    key = only(pattern, "AWS::KMS::Key")["KeyPolicy"]["Statement"]
-    topic = only(pattern, "AWS::SNS::TopicPolicy", "Alerts")["PolicyDocument"]["Statement"]
-    for policy in (key, topic):
-        (statement,) = [one for one in policy if "cloudwatch" in str(one["Principal"])]
-        assert "aws:SourceAccount" in statement["Condition"]["StringEquals"]
-        assert "-*" in str(statement["Condition"]["ArnLike"]["aws:SourceArn"])
-
-
 def test_retain_keeps_the_archive_and_its_logs_and_nothing_else() -> None:
     resources = with_options(removal_policy="retain").template["Resources"]
     kept = {name for name, one in resources.items() if one.get("DeletionPolicy") == "Retain"}

@@ -131,15 +131,6 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], problem: str)
         with_options(**options)
 
 
-def test_only_this_stacks_alarms_may_use_the_topic_and_its_key(pattern: Synthesized) -> None:
-    key = only(pattern, "AWS::KMS::Key")["KeyPolicy"]["Statement"]
-    topic = only(pattern, "AWS::SNS::TopicPolicy")["PolicyDocument"]["Statement"]
-    for statements in (key, topic):
-        (statement,) = [one for one in statements if "cloudwatch" in str(one["Principal"])]
-        assert "aws:SourceAccount" in statement["Condition"]["StringEquals"]
-        assert "-*" in str(statement["Condition"]["ArnLike"]["aws:SourceArn"])
-
-
 def test_crashes_of_the_function_have_an_alarm(pattern: Synthesized) -> None:
     alarm = only(pattern, "AWS::CloudWatch::Alarm", "CheckFraudErrors")
     assert (alarm["Namespace"], alarm["MetricName"], alarm["Threshold"]) == (

@@ -152,15 +152,6 @@ def test_eventbridge_may_use_topic_and_key_without_a_condition(pattern: Synthesi
         assert "Condition" not in statement(statements, "events")
 
 
-def test_only_this_stacks_alarms_may_use_the_topic_and_its_key(pattern: Synthesized) -> None:
-    key = only(pattern, "AWS::KMS::Key")["KeyPolicy"]["Statement"]
-    topic = only(pattern, "AWS::SNS::TopicPolicy")["PolicyDocument"]["Statement"]
-    for statements in (key, topic):
-        condition = statement(statements, "cloudwatch")["Condition"]
-        assert "aws:SourceAccount" in condition["StringEquals"]
-        assert "-*" in str(condition["ArnLike"]["aws:SourceArn"])
-
-
 def test_the_workflow_may_publish_under_the_key(pattern: Synthesized) -> None:
     policy = only(pattern, "AWS::IAM::Policy", "OrderWorkflowRole")["PolicyDocument"]["Statement"]
     (key,), (topic,) = (pattern.resources(f"AWS::{kind}") for kind in ("KMS::Key", "SNS::Topic"))

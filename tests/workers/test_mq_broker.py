@@ -216,7 +216,8 @@ def dead(shop: SimpleNamespace) -> dict[str, str]:
 
 
 def test_a_duplicate_has_no_second_effect(shop: SimpleNamespace) -> None:
-    code, _ = publish(shop, parcel("m1", ORDER), parcel("m2", ORDER))
+    same = parcel("m2", dict(reversed(ORDER.items())))  # in another sequence
+    code, _ = publish(shop, parcel("m1", ORDER), same)
     assert code == 0
     found = outcomes(work(shop, lambda reports: len(outcomes(reports)) == 2))
     assert sorted(message for message, _ in found) == ["m1", "m2"]
@@ -536,7 +537,7 @@ def test_only_progress_makes_the_waits_short_again(
             link.progress()
         if number == 9:
             break
-    assert waited[7] > 4
+    assert 5 <= waited[7] <= 10  # the longest of all
     assert waited[8] < 1
     assert len(closed) == 10
 

@@ -27,32 +27,53 @@ json_values = st.recursive(
     lambda children: st.lists(children) | st.dictionaries(st.text(), children),
     max_leaves=10,
 )
-attributes = st.fixed_dictionaries(
-    {},
-    optional={
+answers = st.fixed_dictionaries(
+    {
         "correlation_id": st.text(),
-        "expires_at": st.text() | st.floats().map(repr),
-        "outcome": st.text() | st.sampled_from(["answered", "refused"]),
-    },
+        "expires_at": st.floats().map(repr),
+        "outcome": st.sampled_from(["answered", "refused"]),
+    }
 )
+contents = st.dictionaries(st.text(), json_values)
 
 
-@given(body=st.text() | json_values.map(json.dumps), attributes=attributes)
-def test_any_message_is_an_answer_or_none(body: str, attributes: dict[str, str]) -> None:
+@given(attributes=answers, content=contents, reason=json_values)
+def test_an_answer_is_understood(
+    attributes: dict[str, str], content: dict[str, Any], reason: Any
+) -> None:
+    given = content | ({"reason": reason} if attributes["outcome"] == "refused" else {})
+    found = asker._parse(message(json.dumps(given), attributes))
+    assert found
+    correlation_id, expires_at, error, said = found
+    assert correlation_id == attributes["correlation_id"]
+    assert repr(expires_at) == attributes["expires_at"]
+    assert (error is not None) == (attributes["outcome"] == "refused")
+    assert error is None or repr(error.args) == repr((str(json.loads(json.dumps(reason))),))
+    assert repr(said) == repr(json.loads(json.dumps(given)))  # NaN is not itself
+
+
+@given(attributes=answers, body=st.text() | json_values.map(json.dumps), missing=st.integers(0, 3))
+def test_anything_else_is_no_answer(attributes: dict[str, str], body: str, missing: int) -> None:
+    """A body that is no object, or one of the attributes missing or of another kind."""
+    if missing < 3:
+        left = dict(attributes)
+        del left[list(attributes)[missing]]
+        assert asker._parse(message("{}", left)) is None
+        return
+    assert asker._parse(message("{}", attributes | {"outcome": "decided"})) is None
+    assert asker._parse(message("{}", attributes | {"expires_at": "soon"})) is None
+    if not body.lstrip().startswith("{"):
+        assert asker._parse(message(body, attributes)) is None
+
+
+def message(body: str, attributes: dict[str, str]) -> dict[str, Any]:
     sent = {name: {"StringValue": value} for name, value in attributes.items()}
-    answer = asker._parse({"Body": body, "MessageAttributes": sent})
-    if answer:
-        correlation_id, expires_at, error, content = answer
-        assert correlation_id == attributes["correlation_id"]
-        assert repr(expires_at) == repr(float(attributes["expires_at"]))
-        assert (error is not None) == (attributes["outcome"] == "refused")
-        assert repr(content) == repr(json.loads(body))  # NaN is not itself
+    return {"Body": body, "MessageAttributes": sent}
 
 
 def test_a_body_that_no_parser_survives_is_no_answer() -> None:
     sent = {"correlation_id": "a", "expires_at": "1", "outcome": "answered"}
-    message = {name: {"StringValue": value} for name, value in sent.items()}
-    assert asker._parse({"Body": "[" * 1_000_000, "MessageAttributes": message}) is None
+    assert asker._parse(message("[" * 1_000_000, sent)) is None
 
 
 # ---- on real queues
@@ -329,7 +350,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Generator[tuple[Sqs, Asker]]:
 
 LOST = EndpointConnectionError(endpoint_url="https://sqs")
 REFUSED = ClientError(
-    {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}},  # ty: ignore
+    {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}},
     "SendMessage",
 )
 
