@@ -129,10 +129,18 @@ def test_a_process_that_took_a_dead_servers_id_is_not_ours(folder: Path) -> None
         stranger.wait()
 
 
+# A function that waits for its next event ends with the server, whose pipe closes: this one stays.
+STAYS = """
+import subprocess
+def handler(event, context):
+    subprocess.Popen(["sleep", "60"])
+"""
+
+
 def test_functions_that_outlive_a_killed_server_are_ended(folder: Path) -> None:
     started = server.start(folder)
     client = Clients(started)
-    arn = function(client, "def handler(event, context):\n    return 1")
+    arn = function(client, STAYS)
     client("lambda").invoke(FunctionName=arn)
     os.kill(started.pid, signal.SIGKILL)
     os.waitpid(started.pid, 0)
