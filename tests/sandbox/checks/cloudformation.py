@@ -1,0 +1,49 @@
+"""Gaps of CloudFormation itself."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+from tests.sandbox.cloud import Clients, deploy, function, soon
+
+ANSWERS = """
+import json, urllib.request
+calls = 0
+def handler(event, context):
+    global calls
+    calls += 1
+    if calls < 3:
+        raise ConnectionError("not yet")
+    answer = {name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")}
+    answer |= {"Status": "SUCCESS", "PhysicalResourceId": f"made-in-call-{calls}"}
+    body = json.dumps(answer).encode()
+    urllib.request.urlopen(urllib.request.Request(event["ResponseURL"], body, method="PUT"))
+"""
+
+
+def custom(client: Clients, code: str) -> dict[str, object]:
+    """A template's custom resource whose function has this code."""
+    properties = {"ServiceToken": function(client, code), "ServiceTimeout": 20}
+    return {"Made": {"Type": "Custom::Shop", "Properties": properties}}
+
+
+def cloudformation_custom_resources(client: Clients) -> bool:
+    """One whose function fails fails soon, and the stack's events say why."""
+    cloudformation, name = client("cloudformation"), f"gap-{uuid.uuid4().hex[:8]}"
+    resources = custom(client, "def handler(event, context):\n    raise OSError('no such shop')")
+    cloudformation.create_stack(StackName=name, TemplateBody=json.dumps({"Resources": resources}))
+
+    def told() -> bool:
+        events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
+        return any("OSError: no such shop" in one.get("ResourceStatusReason", "") for one in events)
+
+    return soon(told)
+
+
+def cloudformation_custom_resources__further_tries(client: Clients) -> bool:
+    """One whose function fails twice and then answers is made."""
+    try:
+        return deploy(client, custom(client, ANSWERS)) == {"Made": "made-in-call-3"}
+    except AssertionError:
+        return False
