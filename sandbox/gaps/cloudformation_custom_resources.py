@@ -25,8 +25,9 @@ def close() -> None:
     """Answer for a function that did not, where the call is CloudFormation's."""
     execute = lambda_svc._execute_function_with_config_scope
 
-    def executed(function: dict, event: dict) -> dict:
-        token = str(event.get("ResponseURL", "")).rpartition("/")[2]
+    def executed(function: dict, event: Any) -> dict:
+        asked = event if isinstance(event, dict) else {}  # a workflow may send any JSON
+        token = str(asked.get("ResponseURL")).rpartition("/")[2]
         if token not in custom_resource._pending:
             return execute(function, event)
         for _ in range(TRIES):

@@ -30,6 +30,7 @@ class Clients:
         environment = target.environment()
         self.url, self.authority = environment["AWS_ENDPOINT_URL"], environment["AWS_CA_BUNDLE"]
         self._session = boto3.Session(target.key_id, target.secret, region_name="us-east-1")
+        self.credentials = self._session.get_credentials()
         self._lock = threading.Lock()  # a session makes one client at a time
         self._made: dict[str, Any] = {}
 

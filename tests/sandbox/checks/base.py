@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
+
+import urllib3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.parsers import QueryParser
 
 from tests.sandbox.cloud import (
     FAILS,
@@ -176,3 +182,51 @@ def cloudwatch_alarms_for_metric(client: Clients) -> bool:
         Dimensions=[{"Name": "QueueName", "Value": names[1]}],
     )["MetricAlarms"]
     return [alarm["AlarmName"] for alarm in found] == names[1:]
+
+
+def cloudwatch_alarms_by_query(client: Clients) -> bool:
+    """A client that speaks the query protocol is told the same of an alarm as one of today."""
+    cloudwatch, prefix = client("cloudwatch"), f"by-query-{uuid.uuid4().hex[:8]}"
+    for name in (f"{prefix}-b", f"{prefix}-a"):
+        cloudwatch.put_metric_alarm(
+            AlarmName=name,
+            AlarmDescription="Orders & <letters>",
+            Namespace="AWS/SQS",
+            MetricName="NumberOfMessagesDeleted",
+            Dimensions=[{"Name": "QueueName", "Value": "orders"}],
+            Statistic="Sum",
+            Period=60,
+            EvaluationPeriods=2,
+            DatapointsToAlarm=1,
+            Threshold=1.5,
+            ComparisonOperator="GreaterThanOrEqualToThreshold",
+            AlarmActions=["arn:aws:sns:us-east-1:000000000000:alerts"],
+        )
+    one = {"AlarmNames.member.1": f"{prefix}-a"}
+    first = {"AlarmNamePrefix": prefix, "MaxRecords": "1"}
+    return alarms_by_query(client, **one) == alarms(
+        cloudwatch, AlarmNames=[f"{prefix}-a"]
+    ) and alarms_by_query(client, **first) == alarms(
+        cloudwatch, AlarmNamePrefix=prefix, MaxRecords=1
+    )
+
+
+def alarms(cloudwatch: Any, **asked: Any) -> dict[str, Any]:
+    """What DescribeAlarms answers, less what is of the protocol."""
+    return {k: v for k, v in cloudwatch.describe_alarms(**asked).items() if k != "ResponseMetadata"}
+
+
+def alarms_by_query(client: Clients, **asked: str) -> dict[str, Any]:
+    """The same, asked in the query protocol, which boto3 no longer speaks with CloudWatch."""
+    cloudwatch = client("cloudwatch")
+    request = AWSRequest(
+        "POST", f"{client.url}/", data={"Action": "DescribeAlarms", "Version": "2010-08-01"} | asked
+    )
+    SigV4Auth(client.credentials, "monitoring", "us-east-1").add_auth(request)
+    sent = request.prepare()
+    with urllib3.PoolManager(ca_certs=client.authority) as http:
+        answer = http.request("POST", sent.url, body=sent.body, headers=dict(sent.headers.items()))
+    response = {"status_code": answer.status, "headers": {}, "body": answer.data}
+    shape = cloudwatch.meta.service_model.operation_model("DescribeAlarms").output_shape
+    parsed = QueryParser().parse(response, shape)
+    return {k: v for k, v in parsed.items() if k != "ResponseMetadata"}
