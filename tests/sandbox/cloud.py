@@ -124,26 +124,26 @@ def allow(client: Clients, name: str, action: str, *resources: str) -> None:
     )
 
 
-def function(client: Clients, code: str) -> str:
+def function(client: Clients, code: str, runtime: str = "python3.14") -> str:
     """The ARN of a new function whose module is this code with a `handler`; it writes a log."""
     own = role(client, "lambda.amazonaws.com")
     client("iam").attach_role_policy(RoleName=own, PolicyArn=LOGS)
     made = client("lambda").create_function(
         FunctionName=f"function-{uuid.uuid4().hex[:8]}",
-        Runtime="python3.14",
+        Runtime=runtime,
         Role=f"arn:aws:iam::000000000000:role/{own}",
         Handler="index.handler",
-        Code={"ZipFile": archive(code)},
+        Code={"ZipFile": archive(code, "index.py" if "python" in runtime else "index.js")},
     )["FunctionArn"]
     assert soon(lambda: done(client, made))
     return made
 
 
-def archive(code: str) -> bytes:
+def archive(code: str, module: str = "index.py") -> bytes:
     """A deployment package whose module is this code."""
     archived = io.BytesIO()
     with zipfile.ZipFile(archived, "w") as package:
-        package.writestr("index.py", code)
+        package.writestr(module, code)
     return archived.getvalue()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import uuid
 
+from botocore.exceptions import ClientError
+
 from tests.sandbox.cloud import Clients, deploy, function, soon
 
 ANSWERS = """
@@ -47,3 +49,26 @@ def cloudformation_custom_resources__further_tries(client: Clients) -> bool:
         return deploy(client, custom(client, ANSWERS)) == {"Made": "made-in-call-3"}
     except AssertionError:
         return False
+
+
+def s3_bucket_tags(client: Clients) -> bool:
+    """A template's bucket has the template's tags, and after a change those of the change."""
+    cloudformation, s3, name = client("cloudformation"), client("s3"), f"gap-{uuid.uuid4().hex[:8]}"
+
+    def bucket(*tags: str) -> dict[str, object]:
+        given = [{"Key": tag, "Value": "true"} for tag in tags]
+        return {"Bucket": {"Type": "AWS::S3::Bucket", "Properties": {"Tags": given}}}
+
+    def tags() -> list[str]:
+        try:
+            found = s3.get_bucket_tagging(Bucket=made)["TagSet"]
+        except ClientError:
+            return []
+        return sorted(one["Key"] for one in found)
+
+    made = deploy(client, bucket("shop", "shared"), name)["Bucket"]
+    first = tags() == ["shared", "shop"]
+    cloudformation.update_stack(
+        StackName=name, TemplateBody=json.dumps({"Resources": bucket("shop")})
+    )
+    return first and soon(lambda: tags() == ["shop"])

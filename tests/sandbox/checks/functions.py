@@ -465,3 +465,48 @@ def lambda_mapping_refusals__role(client: Clients) -> bool:
         StackName=name, TemplateBody=json.dumps({"Resources": mapped})
     )
     return soon(lambda: stack_status(client, name) == "UPDATE_ROLLBACK_COMPLETE")
+
+
+IN_NODE = """
+const { S3, S3Client, GetObjectCommand, PutObjectCommand } = require("@aws-sdk/client-s3");
+const { SQSClient, SendMessageCommand } = require("@aws-sdk/client-sqs");
+const logs = Object.keys(require("@aws-sdk/client-cloudwatch-logs"));
+const s3 = new S3Client({ region: "us-east-1" });
+exports.handler = async ({ Bucket, QueueUrl }) => {
+  const Key = "order", Body = new Uint8Array([0, 255, 10]);
+  await s3.send(new PutObjectCommand({ Bucket, Key, Body }));
+  const got = await s3.send(new GetObjectCommand({ Bucket, Key }));
+  const missing = await new S3({}).getObject({ Bucket, Key: "none" }).catch((error) => error);
+  const denied = await new SQSClient({}).send(
+    new SendMessageCommand({ QueueUrl, MessageBody: "an order" })
+  ).catch((error) => error);
+  return {
+    bytes: [...(await got.Body.transformToByteArray())],
+    recent: Date.now() - got.LastModified.getTime() < 60000,
+    missing: [missing instanceof Error, missing.name, missing.$metadata.httpStatusCode],
+    denied: denied.name,
+    client: logs.find((name) => name.endsWith("Client")),
+  };
+};
+"""
+
+
+def lambda_node_sdk(client: Clients) -> bool:
+    """A function in Node.js has the SDK's clients, with the rights of its role and no others."""
+    bucket, queue = f"node-{uuid.uuid4().hex[:8]}", f"node-{uuid.uuid4().hex[:8]}"
+    client("s3").create_bucket(Bucket=bucket)
+    url = client("sqs").create_queue(QueueName=queue)["QueueUrl"]
+    made = function(client, IN_NODE, "nodejs24.x")
+    allow(
+        client, role_of(client, made), "s3:*", f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"
+    )
+    answer = client("lambda").invoke(
+        FunctionName=made, Payload=json.dumps({"Bucket": bucket, "QueueUrl": url})
+    )
+    return json.load(answer["Payload"]) == {
+        "bytes": [0, 255, 10],
+        "recent": True,
+        "missing": [True, "NoSuchKey", 404],
+        "denied": "AccessDenied",
+        "client": "CloudWatchLogsClient",
+    }
