@@ -480,7 +480,9 @@ exports.handler = async ({ Bucket, QueueUrl }) => {
   const denied = await new SQSClient({}).send(
     new SendMessageCommand({ QueueUrl, MessageBody: "an order" })
   ).catch((error) => error);
+  const health = await fetch(`${process.env.AWS_ENDPOINT_URL}/_ministack/health`);
   return {
+    reached: health.status,
     bytes: [...(await got.Body.transformToByteArray())],
     recent: Date.now() - got.LastModified.getTime() < 60000,
     missing: [missing instanceof Error, missing.name, missing.$metadata.httpStatusCode],
@@ -504,6 +506,7 @@ def lambda_node_sdk(client: Clients) -> bool:
         FunctionName=made, Payload=json.dumps({"Bucket": bucket, "QueueUrl": url})
     )
     return json.load(answer["Payload"]) == {
+        "reached": 200,
         "bytes": [0, 255, 10],
         "recent": True,
         "missing": [True, "NoSuchKey", 404],
