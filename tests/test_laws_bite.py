@@ -165,6 +165,39 @@ def write_no_log(template: dict[str, Any]) -> None:
     ]
 
 
+def name_another_service(template: dict[str, Any]) -> None:
+    allowed = first(template, "AWS::SQS::Queue", "FailedOrders")["RedriveAllowPolicy"]
+    allowed["sourceQueueArns"][0]["Fn::Join"][1][2] = ":sqsx:"
+
+
+def read_another_setting(template: dict[str, Any]) -> None:
+    variables = first(template, "AWS::Lambda::Function")["Environment"]["Variables"]
+    variables["ORDERS"] = variables.pop("FULFILLED_ORDERS")
+
+
+def call_it_otherwise(template: dict[str, Any]) -> None:
+    variables = first(template, "AWS::Lambda::Function")["Environment"]["Variables"]
+    variables["POWERTOOLS_SERVICE_NAME"] = "orders"
+
+
+def another_service_takes_the_role(template: dict[str, Any]) -> None:
+    role = first(template, "AWS::IAM::Role", "FulfilOrderRole")
+    role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"]["Service"] = "ec2.amazonaws.com"
+
+
+def receive_nothing(template: dict[str, Any]) -> None:
+    for statement in first(template, "AWS::IAM::Policy")["PolicyDocument"]["Statement"]:
+        if "sqs:ReceiveMessage" in statement["Action"]:
+            statement["Action"].remove("sqs:ReceiveMessage")
+
+
+def tell_no(output: str) -> Change:
+    def change(template: dict[str, Any]) -> None:
+        del template["Outputs"][output]
+
+    return change
+
+
 FUNCTION, QUEUE, MAPPING = (
     "AWS::Lambda::Function",
     "AWS::SQS::Queue",
@@ -276,6 +309,45 @@ BREAKS: list[tuple[FunctionType, Change]] = [
         laws.test_a_log_is_kept_for_a_while_and_written_by_its_own_role_only,
         add("Endless", "AWS::Logs::LogGroup", RetentionInDays=3653),
     ),
+    (laws.test_a_redrive_allow_policy_names_the_source_queue, name_another_service),
+    (
+        laws.test_functions_start_and_find_the_settings_that_they_read,
+        put(FUNCTION, Handler="fulfil_order.handle"),
+    ),
+    (laws.test_functions_start_and_find_the_settings_that_they_read, read_another_setting),
+    (laws.test_functions_start_and_find_the_settings_that_they_read, call_it_otherwise),
+    (
+        laws.test_services_that_take_roles_are_the_ones_that_use_them,
+        another_service_takes_the_role,
+    ),
+    (laws.test_functions_may_take_and_delete_from_the_queues_mapped_to_them, receive_nothing),
+    (
+        laws.test_dead_letters_are_kept_as_long_as_sqs_can_and_days_longer_than_orders,
+        put(QUEUE, "Orders", MessageRetentionPeriod=5 * 86400),
+    ),
+    (
+        laws.test_dead_letters_are_kept_as_long_as_sqs_can_and_days_longer_than_orders,
+        put(QUEUE, "FailedOrders", MessageRetentionPeriod=4 * 86400),
+    ),
+    (
+        laws.test_tables_cost_nothing_at_rest_and_keys_are_gone_in_a_week,
+        put("AWS::DynamoDB::Table", BillingMode=None),
+    ),
+    (
+        laws.test_tables_cost_nothing_at_rest_and_keys_are_gone_in_a_week,
+        put("AWS::KMS::Key", PendingWindowInDays=8),
+    ),
+    (
+        laws.test_alarms_of_one_kind_speak_at_the_same_moment,
+        put(ALARM, "OrdersParked", Threshold=2),
+    ),
+    (laws.test_alarms_of_one_kind_speak_at_the_same_moment, put(ALARM, "OrdersLate", Threshold=12)),
+    (
+        laws.test_alarms_of_one_kind_speak_at_the_same_moment,
+        put(ALARM, "FulfilOrderErrors", Statistic="Average"),
+    ),
+    (laws.test_a_person_is_told_where_messages_wait, tell_no("AlertsArn")),
+    (laws.test_a_person_is_told_where_messages_wait, tell_no("FailedOrdersUrl")),
 ]
 
 

@@ -455,7 +455,8 @@ def test_a_redrive_allow_policy_names_the_source_queue(pattern: Synthesized) -> 
     for dead, source in dead_letter_queues(pattern).items():
         (arn,) = queues[dead]["RedriveAllowPolicy"]["sourceQueueArns"]
         name = queues[source]["QueueName"]["Fn::Join"][1]
-        assert arn["Fn::Join"][1][-len(name) :] == name, dead
+        own = [":sqs:", {"Ref": "AWS::Region"}, ":", {"Ref": "AWS::AccountId"}, ":", *name]
+        assert arn["Fn::Join"][1] == ["arn:", {"Ref": "AWS::Partition"}, *own], dead
 
 
 # ---- state machines
@@ -566,3 +567,110 @@ def test_alert_email_subscribes_a_person(stem: str) -> None:
     assert "shop@example.com" in [
         one["Endpoint"] for one in told.resources("AWS::SNS::Subscription").values()
     ]
+
+
+# ---- what a slip of the hand would change and nobody would see before the day it counts
+
+
+def test_functions_start_and_find_the_settings_that_they_read(
+    stem: str, pattern: Synthesized
+) -> None:
+    """A handler that is not there, or a setting by another name, fails at the first message."""
+    for logical_id, function in pattern.resources("AWS::Lambda::Function").items():
+        module, _, handler = function["Handler"].partition(".")
+        source = (PROJECT / "lambdas" / stem / f"{module}.py").read_text()
+        assert f"\ndef {handler}(" in source, logical_id
+        settings = set(function["Environment"]["Variables"]) - {"POWERTOOLS_SERVICE_NAME"}
+        assert settings == set(re.findall(r'environ\["(\w+)"\]', source)), logical_id
+        service = function["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"]
+        assert service == module.replace("_", "-"), logical_id
+
+
+def test_services_that_take_roles_are_the_ones_that_use_them(pattern: Synthesized) -> None:
+    """A role that its service may not take makes a deployment fail, or a worker stand still."""
+    takes = {
+        logical_id: {
+            statement["Principal"].get("Service")
+            for statement in role["AssumeRolePolicyDocument"]["Statement"]
+        }
+        for logical_id, role in pattern.resources("AWS::IAM::Role").items()
+    }
+    for function in pattern.resources("AWS::Lambda::Function").values():
+        assert takes.pop(function["Role"]["Fn::GetAtt"][0]) == {"lambda.amazonaws.com"}
+    known = {"apigateway", "ec2", "firehose", "sns", "states", "vpc-flow-logs"}
+    services = {service for role in takes.values() for service in role if service}
+    assert services <= {f"{service}.amazonaws.com" for service in known}
+
+
+def test_functions_may_take_and_delete_from_the_queues_mapped_to_them(
+    pattern: Synthesized,
+) -> None:
+    """Lambda asks for these three when it makes a mapping (its guide, "Using Lambda with SQS")."""
+    needed = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
+    functions = pattern.resources("AWS::Lambda::Function")
+    for logical_id, mapping in pattern.resources("AWS::Lambda::EventSourceMapping").items():
+        arn = mapping["EventSourceArn"]
+        if arn.get("Fn::GetAtt", [""])[0] in pattern.resources("AWS::SQS::Queue"):
+            role = functions[mapping["FunctionName"]["Ref"]]["Role"]["Fn::GetAtt"][0]
+            allowed = {
+                action
+                for policy in pattern.resources("AWS::IAM::Policy").values()
+                for statement in policy["PolicyDocument"]["Statement"]
+                if {"Ref": role} in policy["Roles"] and statement["Resource"] == arn
+                for action in statement["Action"]
+            }
+            assert needed <= allowed, logical_id
+
+
+def test_dead_letters_are_kept_as_long_as_sqs_can_and_days_longer_than_orders(
+    pattern: Synthesized,
+) -> None:
+    """A standard queue's dead letter keeps the age that it had: the difference is time to look."""
+    days = 86400
+    for logical_id, queue in pattern.resources("AWS::SQS::Queue").items():
+        source = "RedrivePolicy" in queue
+        kept = queue["MessageRetentionPeriod"]
+        assert kept in ({1 * days, 4 * days} if source else {14 * days}), logical_id
+
+
+def test_tables_cost_nothing_at_rest_and_keys_are_gone_in_a_week(pattern: Synthesized) -> None:
+    """What a copy costs that nobody uses, or that is destroyed: 7 days is the least of KMS."""
+    for logical_id, table in pattern.resources("AWS::DynamoDB::Table").items():
+        assert table["BillingMode"] == "PAY_PER_REQUEST", logical_id
+    for logical_id, key in pattern.resources("AWS::KMS::Key").items():
+        assert (key["EnableKeyRotation"], key["PendingWindowInDays"]) == (True, 7), logical_id
+
+
+def test_alarms_of_one_kind_speak_at_the_same_moment(pattern: Synthesized) -> None:
+    """One dead letter, crash or lost message in a minute; an age that all retries do not explain.
+
+    A queue's messages are late after one visibility timeout more than they have receives, five
+    minutes long.
+    """
+    queues = pattern.resources("AWS::SQS::Queue")
+    for logical_id, alarm in pattern.resources("AWS::CloudWatch::Alarm").items():
+        namespace, metric = alarm.get("Namespace"), alarm.get("MetricName", "")
+        if metric == "ApproximateAgeOfOldestMessage":
+            queue = queues[alarm["Dimensions"][0]["Value"]["Fn::GetAtt"][0]]
+            receives = queue["RedrivePolicy"]["maxReceiveCount"]
+            expected = ("Maximum", queue["VisibilityTimeout"] * (receives + 1), 5)
+        elif metric == "ApproximateNumberOfMessagesVisible":
+            expected = ("Maximum", 1, 1)
+        elif namespace in ("AWS/Lambda", "AWS/States", "AWS/SNS", "AWS/ApiGateway"):
+            expected = ("Sum", 1, 1)
+        else:
+            continue  # of one pattern: see its own tests
+        assert (alarm["Statistic"], alarm["Threshold"], alarm["EvaluationPeriods"]) == expected, (
+            logical_id
+        )
+        assert alarm["Period"] == 60, logical_id
+        assert alarm["ComparisonOperator"] == "GreaterThanOrEqualToThreshold", logical_id
+
+
+def test_a_person_is_told_where_messages_wait(pattern: Synthesized) -> None:
+    """Alerts to subscribe to, and the URL of each queue to look into or to redrive."""
+    outputs = pattern.template["Outputs"]
+    (alerts,) = outputs["AlertsArn"]["Value"].values()
+    assert alerts in pattern.resources("AWS::SNS::Topic")
+    told = {output["Value"].get("Ref") for output in outputs.values()}
+    assert set(pattern.resources("AWS::SQS::Queue")) <= told
