@@ -105,6 +105,11 @@ def test_the_password_is_generated_and_never_in_the_template(pattern: Synthesize
     generated = only(pattern, "AWS::SecretsManager::Secret")["GenerateSecretString"]
     assert generated["ExcludePunctuation"] is True
     assert 12 <= generated["PasswordLength"] <= 250
+    # The secret's two fields are what broker, programs and mapping read.
+    assert json.loads(generated["SecretStringTemplate"]).keys() == {"username"}
+    assert generated["GenerateStringKey"] == "password"
+    for field in ("Username", "Password"):
+        assert f":SecretString:{field.lower()}::" in json.dumps(user[field])
 
 
 def test_the_broker_keeps_its_settings(pattern: Synthesized) -> None:
@@ -235,6 +240,27 @@ def test_memory_and_disk_are_measured_against_their_limits(
         assert one["Metric"]["Dimensions"] == [
             {"Name": "Broker", "Value": {"Ref": "AWS::StackName"}}
         ]
+
+
+def test_the_brokers_alarms_speak_at_the_numbers_that_were_chosen(pattern: Synthesized) -> None:
+    """(metric, threshold, minutes) of those that watch the broker itself."""
+    expected = {
+        "OrdersWaiting": ("MessageReadyCount", 10_000, 5),
+        "OrdersInHand": ("MessageUnacknowledgedCount", 2000, 5),
+        "BrokerMemory": (None, 80, 5),
+        "BrokerDisk": (None, 50, 5),
+    }
+    for name, numbers in expected.items():
+        alarm = only(pattern, "AWS::CloudWatch::Alarm", name)
+        found = (alarm.get("MetricName"), alarm["Threshold"], alarm["EvaluationPeriods"])
+        assert found == numbers, name
+        assert alarm["TreatMissingData"] == "notBreaching", name
+        assert alarm.get("Statistic", "Maximum") == "Maximum", name
+
+
+def test_a_mapping_takes_what_there_is_after_a_second(pattern: Synthesized) -> None:
+    mapping = only(pattern, "AWS::Lambda::EventSourceMapping")
+    assert (mapping["BatchSize"], mapping["MaximumBatchingWindowInSeconds"]) == (100, 1)
 
 
 def test_traffic_is_logged(pattern: Synthesized) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from aws_lambda_powertools.utilities.validation import SchemaValidationError, validate
 
 import app
 from tests.synthesis import Synthesized, only, synthesize, synthesized
@@ -105,6 +106,56 @@ def test_the_accounts_log_role_is_left_alone_unless_asked_for(pattern: Synthesiz
     assert kept == {"AWS::ApiGateway::Account", "AWS::IAM::Role"}
 
 
+LINE = {"sku": "s" * 32, "quantity": 1000}
+LARGEST = {"order_id": "o" * 64, "customer": "c" * 64, "items": [LINE] * 20}
+SMALLEST = {"order_id": "1", "customer": "a", "items": [{"sku": "-", "quantity": 1}]}
+
+
+def let_through(pattern: Synthesized, order: Any) -> bool:
+    """Whether the API's model takes a body, as JSON Schema says."""
+    schema = only(pattern, "AWS::ApiGateway::Model")["Schema"]
+    try:
+        validate(event=order, schema=schema)
+    except SchemaValidationError:
+        return False
+    return True
+
+
+def test_the_api_lets_the_smallest_and_the_largest_order_through(pattern: Synthesized) -> None:
+    assert let_through(pattern, SMALLEST)
+    assert let_through(pattern, LARGEST)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        [LARGEST],
+        LARGEST | {"note": "x"},
+        {name: LARGEST[name] for name in ("customer", "items")},
+        {name: LARGEST[name] for name in ("order_id", "items")},
+        {name: LARGEST[name] for name in ("order_id", "customer")},
+        *(LARGEST | {name: text} for name in ("order_id", "customer") for text in ("", "o" * 65)),
+        *(LARGEST | {name: odd} for name in ("order_id", "customer") for odd in (7, "a b", None)),
+        *(LARGEST | {"items": items} for items in ([], [LINE] * 21, {}, "x", ["x"], [7])),
+        *(LARGEST | {"items": [LINE | {"sku": sku}]} for sku in ("", "s" * 33, 7, "a b")),
+        *(LARGEST | {"items": [LINE | {"quantity": many}]} for many in (0, 1001, "3", 1.5)),
+        LARGEST | {"items": [LINE | {"note": "x"}]},
+        LARGEST | {"items": [{"sku": "s"}]},
+        LARGEST | {"items": [{"quantity": 1}]},
+    ],
+)
+def test_the_api_refuses_what_is_one_step_beyond(pattern: Synthesized, order: Any) -> None:
+    assert not let_through(pattern, order)
+
+
+def test_a_caller_learns_the_message_id_that_sqs_gave(pattern: Synthesized) -> None:
+    responses = only(pattern, "AWS::ApiGateway::Method")["Integration"]["IntegrationResponses"]
+    (stored,) = (one for one in responses if one["StatusCode"] == "202")
+    assert json.loads(stored["ResponseTemplates"]["application/json"]) == {
+        "message_id": "$input.path('$.SendMessageResponse.SendMessageResult.MessageId')"
+    }
+
+
 # ---- how fast it gets out
 
 
@@ -119,6 +170,16 @@ def test_writers_share_the_tables_rate_and_take_a_seconds_worth_at_once() -> Non
     assert mapping["BatchSize"] == 250
     assert mapping["MaximumBatchingWindowInSeconds"] == 1
     assert mapping["ScalingConfig"] == {"MaximumConcurrency": 4}
+
+
+def test_what_the_docstring_says_when_nobody_says_otherwise(pattern: Synthesized) -> None:
+    (settings,) = only(pattern, "AWS::ApiGateway::Stage")["MethodSettings"]
+    assert settings["ThrottlingRateLimit"] == 1000
+    rows = only(pattern, "AWS::DynamoDB::Table")
+    assert rows["OnDemandThroughput"] == {"MaxWriteRequestUnits": 100}
+    orders = only(pattern, "AWS::SQS::Queue", "Orders")
+    assert orders["RedrivePolicy"]["maxReceiveCount"] == 5
+    assert only(pattern, "AWS::Lambda::Function")["Timeout"] == 20
 
 
 def test_the_visibility_timeout_covers_the_batching_window_too(pattern: Synthesized) -> None:
