@@ -111,7 +111,7 @@ def _left_out(node: ast.AST) -> Iterator[Slip]:
     match node:
         case ast.Expr(ast.Call()) | ast.Raise():
             yield Slip(node, node, "pass")
-        case ast.Return(ast.expr()):
+        case ast.Return(ast.expr() as value) if ast.unparse(value) != "None":
             yield Slip(node, node, "return None")
         case ast.Continue():
             yield Slip(node, node, "break")

@@ -22,6 +22,10 @@ def charge(cents, retry=True):
         log("a message is free to change")
     for one in cents:
         continue
+    if cents:
+        return None
+    Queue(self, "Orders", name="q")
+    CfnOutput(self, "Url")
     return f"{cents + 1}"
 '''
 
@@ -46,9 +50,10 @@ def test_each_kind_of_slip_is_made_and_each_is_another_program(source: Path) -> 
     "expected",
     [
         "cents <= 1", "cents - 1", "'ø-1x'", "retry=False", "LIMIT: \"str\" = 6", "strict=False",
-        "call(cents + 1, strict=True)", "not (not cents or", "        break\n", "return None",
+        "call(cents + 1, strict=True)", "not (not cents or", "        break\n",
+        "\n    return None\n",
         "    except KeyError:\n        raise\n", "cents < 1 or 'id' in cents",
-        "        pass\n    try",
+        "        pass\n    try", "'qx'", "'Urlx'",
     ],
 )  # fmt: skip
 def test_a_slip(source: Path, expected: str) -> None:
@@ -60,6 +65,12 @@ def test_messages_docstrings_and_types_are_left_alone(source: Path) -> None:
     for change in mutate.changes(source):
         text = change.applied()
         assert '"""Nor this."""' in text and '"str"' in text
+
+
+def test_the_id_of_a_construct_and_a_return_of_none_are_left_alone(source: Path) -> None:
+    for change in mutate.changes(source):
+        assert "Ordersx" not in change.says
+        assert change.says != "return None  ->  return None"
 
 
 def test_every_file_of_ours_can_be_changed(stem: str) -> None:

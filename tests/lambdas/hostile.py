@@ -134,3 +134,43 @@ class Faulty:
             return found(**words)
 
         return call
+
+
+# ---- bounds
+
+
+def bounded(
+    understood: Callable[[dict[str, Any]], bool],
+    valid: dict[str, Any],
+    **bounds: tuple[int, int],
+) -> None:
+    """Each field takes its least and its most and not one step beyond.
+
+    bounds: of a text's characters, of a number, or of a list's items; item__field: of the items.
+    """
+    for name, (least, most) in bounds.items():
+        of_item, _, field = name.rpartition("__")
+        before = valid["items"][0][field] if of_item else valid[field]
+        for size in (least - 1, least, most, most + 1):
+            value: Any = size
+            if isinstance(before, str):
+                value = "x" * size
+            elif isinstance(before, list):
+                value = before[:1] * size
+            changed = {field: value}
+            if of_item:
+                changed = {"items": [valid["items"][0] | changed]}
+            assert understood(valid | changed) == (least <= size <= most), (name, size)
+
+
+def accepts(error: type[Exception], parse: Callable[[Any], Any]) -> Callable[[Any], bool]:
+    """Whether a parser takes an input, which it refuses by this error."""
+
+    def understood(given: Any) -> bool:
+        try:
+            parse(given)
+        except error:
+            return False
+        return True
+
+    return understood

@@ -363,3 +363,15 @@ def test_a_call_that_fails_stops_its_customer_only(
     assert handle(deployed, *sent) == [1, 2]
     assert handle(deployed, *sent[1:3]) == []
     assert rows(deployed, "ada") == rows(deployed, "bob") == [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_an_event_holds_has_these_bounds(modules: dict[str, ModuleType], name: str) -> None:
+    module = modules[name]
+    takes = hostile.accepts(
+        module.MalformedEvent, lambda given: module.parse_event(json.dumps(given))
+    )
+    bounds = {"event_id": (1, 64), "customer": (1, 64), "sequence": (1, 10**15)}
+    hostile.bounded(takes, event("ada", 1), **bounds, order_id=(1, 64))
+    if name == "ship_order":
+        hostile.bounded(takes, event("ada", 1), address=(1, 200))

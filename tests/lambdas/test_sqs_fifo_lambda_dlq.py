@@ -403,3 +403,27 @@ def test_a_call_that_fails_holds_back_its_order_only(
     assert handle(deployed, *sent) == [1, 2]
     assert handle(deployed, *sent[1:3]) == []
     assert applied(deployed, "a") == applied(deployed, "b") == [1, 2]
+
+
+def test_what_a_change_holds_has_these_bounds(apply_change: ModuleType) -> None:
+    takes = hostile.accepts(
+        apply_change.MalformedChange,
+        lambda given: apply_change.parse_change(json.dumps(given), given["order_id"]),
+    )
+    hostile.bounded(
+        takes, change("a", 1), order_id=(1, 64), revision=(1, 1000), address=(1, 200),
+        items=(1, 100), item__sku=(1, 64), item__quantity=(1, 10**6),
+    )  # fmt: skip
+
+
+def test_a_line_of_the_log_is_about_its_own_message(going_on: SimpleNamespace) -> None:
+    handle(going_on, change("a", 1), poison("b", 1), change("c", 1), receive=[1, 2, 3])
+    told = [json.loads(line) for line in going_on.log.getvalue().splitlines()]
+    found = [
+        (one["message"], one["message_id"], one["group"], one["receive_count"]) for one in told
+    ]
+    assert found == [
+        ("Applied change", "message-0", "a", 1),
+        ("Refused change", "message-1", "b", 2),
+        ("Applied change", "message-2", "c", 3),
+    ]

@@ -266,3 +266,36 @@ def test_the_keys_of_an_order_in_another_sequence_are_the_same_order(
     for record in deployed.dynamodb.scan(TableName=deployed.records)["Items"]:
         deployed.dynamodb.delete_item(TableName=deployed.records, Key={"id": record["id"]})
     assert handle(deployed, json.dumps(dict(reversed(one.items())))) == []
+
+
+def test_what_an_order_holds_has_these_bounds(fulfil_order: ModuleType) -> None:
+    takes = hostile.accepts(
+        fulfil_order.MalformedOrder, lambda given: fulfil_order.parse_order(json.dumps(given))
+    )
+    hostile.bounded(
+        takes, json.loads(order("a")), order_id=(1, 64), customer=(1, 64), items=(1, 100),
+        item__sku=(1, 64), item__quantity=(1, 10**6),
+    )  # fmt: skip
+
+
+def test_a_line_of_the_log_is_about_its_own_message(deployed: SimpleNamespace) -> None:
+    handle(deployed, order("a"), "poison", order("b"))
+    told = [json.loads(line) for line in deployed.log.getvalue().splitlines()]
+    assert [(one["message"], one["message_id"], one.get("order_id")) for one in told] == [
+        ("Fulfilled order", "message-0", "a"),
+        ("Rejected order", "message-1", None),
+        ("Fulfilled order", "message-2", "b"),
+    ]
+    assert {one["receive_count"] for one in told} == {1}
+
+
+def test_a_dropped_duplicate_names_the_message_that_was_first(deployed: SimpleNamespace) -> None:
+    """By the idempotency record, and by the row when the record is gone."""
+    handle(deployed, order("a"))
+    handle(deployed, order("z"), order("a"))
+    for record in deployed.dynamodb.scan(TableName=deployed.records)["Items"]:
+        deployed.dynamodb.delete_item(TableName=deployed.records, Key={"id": record["id"]})
+    handle(deployed, order("y"), order("a"))
+    told = [json.loads(line) for line in deployed.log.getvalue().splitlines()]
+    dropped = [one["fulfilled_by"] for one in told if one["message"] == "Dropped duplicate order"]
+    assert dropped == ["message-0", "message-0"]

@@ -350,3 +350,10 @@ def test_a_call_that_fails_costs_only_its_own_question_a_receive(
     said = answers(deployed)
     assert {one[0] for one in said} == {"c-0", "c-1", "c-2"}
     assert {json.dumps(one[2]) for one in said} == {json.dumps(CLEAR[2])}
+
+
+def test_what_a_question_holds_has_these_bounds(check_fraud: ModuleType) -> None:
+    hostile.bounded(
+        lambda given: check_fraud.decide(json.dumps(given))[0] == "answered",
+        json.loads(SMALL), order_id=(1, 64), customer=(1, 64), total_cents=(0, 10**12),
+    )  # fmt: skip

@@ -374,3 +374,30 @@ def test_a_call_that_fails_brings_all_of_its_messages_back_or_waits(
             handle(module, *bodies)
         assert handle(module, *bodies) == ["message-1"]
     assert rows(deployed).keys() == {"a", "b"}
+
+
+def test_what_an_order_holds_has_these_bounds(write_orders: ModuleType) -> None:
+    takes = hostile.accepts(
+        write_orders.MalformedOrder, lambda given: write_orders.parse_order(json.dumps(given))
+    )
+    hostile.bounded(
+        takes, json.loads(order("a")), order_id=(1, 64), customer=(1, 64), items=(1, 20),
+        item__sku=(1, 32), item__quantity=(1, 1000),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("table", [[0]], indirect=True)
+def test_a_refusal_that_used_nothing_costs_its_pause_and_no_units(
+    write_orders: ModuleType, clock: Clock, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_orders, "SHARE", 0.5)  # a unit would be worth two seconds
+    monkeypatch.setattr(write_orders.random, "uniform", lambda least, most: least)
+    assert write_orders.write(items(1), until=10) == []
+    assert clock.slept == [0, 2]
+
+
+def test_the_log_counts_what_was_written_and_what_was_not(deployed: SimpleNamespace) -> None:
+    handle(deployed.module, order("a"), "poison", order("b"), order("a"))
+    told = [json.loads(line) for line in deployed.log.getvalue().splitlines()]
+    (wrote,) = (one for one in told if one["message"] == "Wrote orders")
+    assert (wrote["written"], wrote["rejected"]) == (2, 1)

@@ -241,3 +241,10 @@ def test_a_call_that_fails_is_the_tasks_error_and_the_next_attempt_charges_once(
     answer = module.handler(order(), CONTEXT)
     assert row(deployed)["charge_id"]["S"] == answer["charge_id"]
     assert "Order failed" in deployed.log.getvalue()
+
+
+def test_what_an_order_holds_has_these_bounds(charge_order: ModuleType) -> None:
+    takes = hostile.accepts(charge_order.MalformedOrder, charge_order.parse_order)
+    hostile.bounded(
+        takes, order(), order_id=(1, 64), customer=(1, 64), card=(1, 64), amount_cents=(1, 10**12)
+    )

@@ -215,6 +215,39 @@ def dead(shop: SimpleNamespace) -> dict[str, str]:
     return found
 
 
+def test_dead_letters_may_be_looked_at_a_million_times(topology: ModuleType) -> None:
+    """Work has a limit of its own, for RabbitMQ would take its default of 20."""
+    declared: dict[str, dict[str, Any]] = {}
+
+    def declare(queue: str, durable: bool, arguments: dict[str, Any]) -> None:
+        assert durable
+        declared[queue] = arguments
+
+    unheard = lambda *words, **names: None  # noqa: E731
+    topology.declare(
+        SimpleNamespace(queue_declare=declare, queue_bind=unheard, exchange_declare=unheard)
+    )
+    limits = {queue: arguments["x-delivery-limit"] for queue, arguments in declared.items()}
+    dead = limits.pop("orders.dead")
+    assert dead == 1_000_000 and set(limits.values()) == {1000}
+    assert {arguments["x-queue-type"] for arguments in declared.values()} == {"quorum"}
+
+
+def test_a_failed_order_waits_twice_as_long_each_time(worker: ModuleType) -> None:
+    waits = []
+    for failures in range(1, 6):
+        channel = object()
+        later: list[tuple[float, Any]] = []
+        itself = SimpleNamespace(
+            channel=channel, later=later, settings=SimpleNamespace(first_wait="2")
+        )
+        delivery = SimpleNamespace(channel=channel, failures=failures)
+        began = time.monotonic()
+        worker.Worker.settle(itself, delivery, "again")
+        waits.append(round(later[0][0] - began))
+    assert waits == [2, 4, 8, 16, 32]
+
+
 def test_a_duplicate_has_no_second_effect(shop: SimpleNamespace) -> None:
     same = parcel("m2", dict(reversed(ORDER.items())))  # in another sequence
     code, _ = publish(shop, parcel("m1", ORDER), same)
