@@ -121,6 +121,18 @@ def log_anywhere(template: dict[str, Any]) -> None:
     }
 
 
+def end_a_log_with_the_whole_stack_id(template: dict[str, Any]) -> None:
+    log_anywhere(template)
+    name = template["Resources"]["Log"]["Properties"]["LogGroupName"]
+    name["Fn::Join"][1] = ["/aws/vendedlogs/states/", {"Ref": "AWS::StackId"}]
+
+
+def take_the_role_from_any_account(template: dict[str, Any]) -> None:
+    role = first(template, "AWS::IAM::Role", "FulfilOrderRole")
+    (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
+    statement["Condition"] = {"StringEquals": {"aws:SourceAccountx": {"Ref": "AWS::AccountId"}}}
+
+
 def of_one_state(**state: Any) -> dict[str, Any]:
     return {"StartAt": "Only", "States": {"Only": state}}
 
@@ -281,6 +293,14 @@ BREAKS: list[tuple[FunctionType, Change]] = [
         put(ALARM, "OrdersLate", AlarmDescription="An order has waited."),
     ),
     (laws.test_state_machines_log_where_the_regions_policy_does_not_grow, log_anywhere),
+    (
+        laws.test_state_machines_log_where_the_regions_policy_does_not_grow,
+        end_a_log_with_the_whole_stack_id,
+    ),
+    (
+        laws.test_services_that_take_roles_are_the_ones_that_use_them,
+        take_the_role_from_any_account,
+    ),
     (laws.test_failed_executions_have_alarms, add("Unwatched", MACHINE)),
     (
         laws.test_state_machines_can_be_made_and_can_work,

@@ -463,13 +463,19 @@ def test_a_redrive_allow_policy_names_the_source_queue(pattern: Synthesized) -> 
 
 
 def test_state_machines_log_where_the_regions_policy_does_not_grow(pattern: Synthesized) -> None:
-    """Each log group without the prefix adds to one policy of 5,120 characters a Region."""
+    """Each log group without the prefix adds to one policy of 5,120 characters a Region.
+
+    Its end is the first part of the stack's UUID: the log that an earlier stack of this name
+    retained is not in the way.
+    """
+    uuid = {"Fn::Select": [2, {"Fn::Split": ["/", {"Ref": "AWS::StackId"}]}]}
+    own = {"Fn::Select": [0, {"Fn::Split": ["-", uuid]}]}
     groups = pattern.resources("AWS::Logs::LogGroup")
     for logical_id, machine in pattern.resources("AWS::StepFunctions::StateMachine").items():
         for to in machine["LoggingConfiguration"]["Destinations"]:
             (group,) = to["CloudWatchLogsLogGroup"]["LogGroupArn"]["Fn::GetAtt"][:1]
-            prefix = groups[group]["LogGroupName"]["Fn::Join"][1][0]
-            assert prefix == "/aws/vendedlogs/states/", logical_id
+            prefix, *_, end = groups[group]["LogGroupName"]["Fn::Join"][1]
+            assert (prefix, end) == ("/aws/vendedlogs/states/", own), logical_id
 
 
 # ---- alarms
@@ -600,6 +606,12 @@ def test_services_that_take_roles_are_the_ones_that_use_them(pattern: Synthesize
     known = {"apigateway", "ec2", "firehose", "sns", "states", "vpc-flow-logs"}
     services = {service for role in takes.values() for service in role if service}
     assert services <= {f"{service}.amazonaws.com" for service in known}
+    for logical_id, role in pattern.resources("AWS::IAM::Role").items():
+        for statement in role["AssumeRolePolicyDocument"]["Statement"]:
+            for condition in statement.get("Condition", {}).values():
+                ((name, value),) = condition.items()
+                assert name in ("aws:SourceAccount", "sts:ExternalId"), logical_id
+                assert value == {"Ref": "AWS::AccountId"}, logical_id
 
 
 def test_functions_may_take_and_delete_from_the_queues_mapped_to_them(

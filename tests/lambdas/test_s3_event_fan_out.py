@@ -283,3 +283,21 @@ def test_a_hostile_message_fails_and_takes_and_tells_little(
             handle(deployed, message)
 
     hostile.handled(call, message, deployed.log)
+
+
+def test_of_a_large_image_only_the_head_is_read(
+    deployed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gigabyte would neither fit into memory nor be read in time."""
+    asked: list[str] = []
+
+    def get_object(Range: str = "", **where: str) -> Any:
+        asked.append(Range)
+        return {"Body": io.BytesIO(PNG)}
+
+    monkeypatch.setattr(deployed.module, "s3", SimpleNamespace(get_object=get_object))
+    image = SimpleNamespace(
+        bucket=deployed.name, key="images/a", version_id="1", size=2**30, sequencer="1"
+    )
+    deployed.module.scan(image, "message-0")
+    assert asked == ["bytes=0-11"]

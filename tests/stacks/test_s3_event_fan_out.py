@@ -239,3 +239,9 @@ def test_retain_keeps_images_findings_and_logs_but_not_queues() -> None:
         "AWS::Logs::LogGroup",
         "AWS::S3::Bucket",
     }
+
+
+def test_access_logs_go_after_a_quarter(pattern: Synthesized) -> None:
+    logs = only(pattern, "AWS::S3::Bucket", "UploadsAccessLogs")
+    (rule,) = logs["LifecycleConfiguration"]["Rules"]
+    assert (rule["Status"], rule["ExpirationInDays"]) == ("Enabled", 90)

@@ -120,6 +120,37 @@ def test_every_call_has_a_timeout_a_retry_and_a_catch_that_says_why(pattern: Syn
         assert state["TimeoutSeconds"] == 30 and state["Retry"], name
         assert [one["Next"] for one in state["Catch"]] == ["GiveUp"], name
     assert "$problem.Error" in states["GiveUp"]["Error"]
+    assert "$problem.Cause & ' (A redrive that runs goes on" in states["GiveUp"]["Cause"]
+
+
+def test_what_only_asks_is_asked_again_three_times_whatever_went_wrong(
+    pattern: Synthesized,
+) -> None:
+    """After at most 1, 2 and 4 seconds: an answer that is late does not end a redrive's watch."""
+    states = definition(pattern)["States"]
+    for name in ("LookForTask", "CancelRedrive", "ReadProgress"):
+        (retrier,) = states[name]["Retry"]
+        assert retrier == {
+            "ErrorEquals": ["States.ALL"],
+            "IntervalSeconds": 1,
+            "BackoffRate": 2,
+            "MaxAttempts": 3,
+            "MaxDelaySeconds": 5,
+            "JitterStrategy": "FULL",
+        }, name
+
+
+def test_each_refusal_is_an_error_of_its_own(pattern: Synthesized) -> None:
+    """What an operator's tools tell apart."""
+    states = definition(pattern)["States"]
+    errors = {name: state["Error"] for name, state in states.items() if state["Type"] == "Fail"}
+    assert errors == {
+        "GiveUp": "{% $problem.Error %}",
+        "RefuseToCancel": "NoRedriveRunning",
+        "RefuseSecondRedrive": "RedriveAlreadyRunning",
+        "RefuseVelocity": "InvalidVelocity",
+        "ReportFailure": "RedriveFailed",
+    }
 
 
 def test_the_runbook_outlives_a_redrive_within_its_history(pattern: Synthesized) -> None:

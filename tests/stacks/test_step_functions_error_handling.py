@@ -78,6 +78,8 @@ def test_every_error_of_a_charge_leads_by_an_alert_to_failed(pattern: Synthesize
     states = definition(pattern)["States"]
     (catcher,) = states["ChargeCard"]["Catch"]
     assert (catcher["ErrorEquals"], catcher["Next"]) == (["States.ALL"], "PublishAlert")
+    # The alert and the execution's end speak of the order, not of the error in its place.
+    assert catcher["Output"] == states["PublishAlert"]["Output"] == "{% $states.input %}"
     assert states["PublishAlert"]["Next"] == "GiveUp"
     assert [one["Next"] for one in states["PublishAlert"]["Catch"]] == ["GiveUp"]
     assert states["GiveUp"]["Type"] == "Fail"

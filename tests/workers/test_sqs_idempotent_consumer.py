@@ -775,3 +775,36 @@ def test_no_body_does_more_than_be_an_order_or_be_rejected_and_its_text_is_not_t
     assert done == (["delete"] if said["outcome"] == "fulfilled" else ["release"])
     assert said["outcome"] in ("fulfilled", "rejected")
     assert len(json.dumps(said)) < 1000
+
+
+# ---- settings
+
+
+def test_a_setting_is_its_variable_its_flag_or_its_default(
+    programs: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers are seconds, but for the orders at once."""
+    worker = programs("worker")
+    defaults = {
+        "VISIBILITY_TIMEOUT": 60, "ORDERS_AT_ONCE": 4, "HEARTBEAT": 0, "LONGEST": 480,
+        "GROUP_NAME": "", "HOOK_NAME": "Drain", "ASK_EVERY": 5, "LINGER": 10,
+    }  # fmt: skip
+    flags = {
+        "VISIBILITY_TIMEOUT": "visibility_timeout", "ORDERS_AT_ONCE": "at_once",
+        "HEARTBEAT": "heartbeat", "LONGEST": "longest", "GROUP_NAME": "group",
+        "HOOK_NAME": "hook", "ASK_EVERY": "ask_every", "LINGER": "linger",
+    }  # fmt: skip
+    for name in (*defaults, "ORDERS_URL", "FULFILLED_ORDERS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit):
+        worker.settings([])
+    needed = ["--queue", "q", "--table", "t"]
+    settings = vars(worker.settings(needed))
+    assert settings == {"queue": "q", "table": "t"} | {
+        flags[name]: value for name, value in defaults.items()
+    }
+    for name, flag in flags.items():
+        monkeypatch.setenv(name, "7")
+        assert str(vars(worker.settings(needed))[flag]).rstrip(".0") == "7", name
+        words = [*needed, f"--{flag.replace('_', '-')}", "9"]
+        assert str(vars(worker.settings(words))[flag]).rstrip(".0") == "9", name
