@@ -529,3 +529,11 @@ def test_a_call_that_fails_loses_no_order(
             deployed.dynamodb.delete_item(TableName=deployed.records, Key={"id": record["id"]})
     assert handle(deployed, order("b"), claim) == []
     assert rows(deployed).keys() == {"a", "b"}
+
+
+def test_a_line_of_the_log_is_about_its_own_claim(deployed: SimpleNamespace) -> None:
+    claim = deployed.store(order("b"))
+    handle(deployed, order("a"), claim, "poison")
+    told = [json.loads(line) for line in deployed.log.getvalue().splitlines()]
+    keys = {(one["message_id"], one.get("key")) for one in told}
+    assert keys == {("message-0", None), ("message-1", claim.key), ("message-2", None)}

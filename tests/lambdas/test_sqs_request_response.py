@@ -357,3 +357,10 @@ def test_what_a_question_holds_has_these_bounds(check_fraud: ModuleType) -> None
         lambda given: check_fraud.decide(json.dumps(given))[0] == "answered",
         json.loads(SMALL), order_id=(1, 64), customer=(1, 64), total_cents=(0, 10**12),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("expires_at", "taken"), [("99999999999.5", True), ("1e11", False)])
+def test_a_time_in_milliseconds_is_no_expiry(
+    deployed: SimpleNamespace, expires_at: str, taken: bool
+) -> None:
+    assert failed(deployed, record(deployed, expires_at=expires_at)) == ([] if taken else [0])

@@ -172,6 +172,10 @@ def test_the_group_follows_the_backlog_of_each_worker(pattern: Synthesized) -> N
     waiting, workers = (queries[one]["MetricStat"]["Metric"] for one in ("waiting", "workers"))
     assert waiting["MetricName"] == "ApproximateNumberOfMessagesVisible"
     assert waiting["Dimensions"][0]["Value"]["Fn::GetAtt"][0].startswith("Orders")
+    assert [one["Dimensions"][0]["Name"] for one in (waiting, workers)] == [
+        "QueueName",
+        "AutoScalingGroupName",
+    ]
     assert workers["MetricName"] == "GroupInServiceInstances"
     assert workers["Dimensions"][0]["Value"] == group(pattern)["AutoScalingGroupName"]
     (collected,) = group(pattern)["MetricsCollection"]

@@ -79,6 +79,7 @@ def test_the_stage_throttles_and_logs_without_bodies(pattern: Synthesized) -> No
     stage = only(pattern, "AWS::ApiGateway::Stage")
     (settings,) = stage["MethodSettings"]
     assert (settings["ThrottlingRateLimit"], settings["ThrottlingBurstLimit"]) == (1000, 1000)
+    assert stage["TracingEnabled"] is settings["MetricsEnabled"] is True
     assert settings["LoggingLevel"] == "ERROR" and settings["DataTraceEnabled"] is False
     logged = json.loads(stage["AccessLogSetting"]["Format"])
     assert logged["caller"] == "$context.identity.userArn"
@@ -146,6 +147,12 @@ def test_the_api_lets_the_smallest_and_the_largest_order_through(pattern: Synthe
 )
 def test_the_api_refuses_what_is_one_step_beyond(pattern: Synthesized, order: Any) -> None:
     assert not let_through(pattern, order)
+
+
+def test_the_method_may_answer_with_each_of_its_statuses(pattern: Synthesized) -> None:
+    """API Gateway answers 500 instead of a status that the method does not declare."""
+    responses = only(pattern, "AWS::ApiGateway::Method")["MethodResponses"]
+    assert {one["StatusCode"] for one in responses} == {"202", "400", "403", "500"}
 
 
 def test_a_caller_learns_the_message_id_that_sqs_gave(pattern: Synthesized) -> None:
