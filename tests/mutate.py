@@ -159,7 +159,10 @@ def tests_of(file: Path, stem: str) -> list[str]:
     if file.parts[0] == "stacks":
         chosen = [f"tests/stacks/test_{stem}.py", "tests/test_patterns.py"]
         return [*chosen, "-k", f"{stem} and not snapshot"]
-    return [f"tests/{file.parts[0]}/test_{stem}.py"]
+    chosen = [f"tests/{file.parts[0]}/test_{stem}.py"]
+    if file.name == "program.py":  # that all copies are one is noticed too easily
+        return ["tests/workers/test_program.py", *chosen, "-k", "not same_file"]
+    return chosen
 
 
 class Copies:

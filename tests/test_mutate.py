@@ -89,5 +89,10 @@ def test_a_stack_is_shown_to_its_claims_and_laws_and_not_to_its_snapshot() -> No
     words = mutate.tests_of(Path("stacks/sqs_lambda_dlq.py"), "sqs_lambda_dlq")
     assert words[:2] == ["tests/stacks/test_sqs_lambda_dlq.py", "tests/test_patterns.py"]
     assert words[-1] == "sqs_lambda_dlq and not snapshot"
+
+
+def test_what_the_programs_share_is_shown_to_its_own_tests_too() -> None:
+    words = mutate.tests_of(Path("workers/mq_broker/program.py"), "mq_broker")
+    assert words[:2] == ["tests/workers/test_program.py", "tests/workers/test_mq_broker.py"]
     words = mutate.tests_of(Path("workers/mq_broker/worker.py"), "mq_broker")
     assert words == ["tests/workers/test_mq_broker.py"]

@@ -21,10 +21,10 @@ from botocore.exceptions import ClientError
 COPIES = sorted(Path(__file__).parent.parent.parent.glob("workers/*/program.py"))
 
 
-@pytest.fixture(scope="module")
-def program() -> ModuleType:
-    """The module under test."""
-    spec = importlib.util.spec_from_file_location("program", COPIES[0])
+@pytest.fixture(scope="module", params=COPIES, ids=[copy.parent.name for copy in COPIES])
+def program(request: pytest.FixtureRequest) -> ModuleType:
+    """The module under test: each copy."""
+    spec = importlib.util.spec_from_file_location("program", request.param)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -313,6 +313,21 @@ def hand(programs: Callable[[str], ModuleType], queue: SimpleNamespace, **settin
     return programs("messages").Hand(queue.sqs, queue.sqs, queue.url, **given | settings)
 
 
+def test_a_message_that_is_begun_makes_room_for_the_next_at_once(
+    programs: Callable[[str], ModuleType], queue: SimpleNamespace
+) -> None:
+    queue.send("a")
+    held = hand(programs, queue)
+    held.take()
+    room: list[bool] = []
+    began = time.monotonic()
+    looker = threading.Thread(target=lambda: room.append(held.wants(1, 20)))
+    looker.start()
+    assert not room and held.begin(0)
+    looker.join(5)
+    assert room == [True] and time.monotonic() - began < 5
+
+
 def test_what_is_not_begun_is_given_back_at_once(
     programs: Callable[[str], ModuleType], queue: SimpleNamespace
 ) -> None:
