@@ -239,7 +239,7 @@ def main(
     scenario: Annotated[bool, typer.Option(help="Show survivors to the scenario, too.")] = True,
 ) -> None:
     """Change PATTERN's code at random; list what neither its tests nor its scenario notice."""
-    stem, console = gallery.stem(pattern), Console(highlight=False, soft_wrap=True)
+    stem, console = gallery.stem(pattern), Console(highlight=False, soft_wrap=True, markup=False)
     files = [Path("stacks") / f"{stem}.py"]
     for folder in ("lambdas", "workers"):
         files += sorted(f.relative_to(PROJECT) for f in (PROJECT / folder / stem).glob("*.py"))
