@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import signal
 import sys
 from typing import Annotated
 
@@ -17,6 +18,8 @@ def main(
     option: Annotated[list[str], typer.Option(help="What it was deployed with, name=value.")] = [],
 ) -> None:
     """Drive a deployed pattern with real messages and account for every one of them."""
+    # Whoever ends it lets it end the programs that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", pattern).lower()
     try:
         play = importlib.import_module(f"scenarios.{module}").play

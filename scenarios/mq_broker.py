@@ -59,6 +59,7 @@ class Program:
         self, name: str, environment: dict[str, str], feed: Iterable[str] | None = None
     ) -> None:
         self.reports: list[dict[str, Any]] = []
+        self.name, self.wanted = name, True
         self.process = subprocess.Popen(
             [sys.executable, PROGRAMS / name],
             env=os.environ | environment,
@@ -90,6 +91,11 @@ class Program:
         """The reports that have this key."""
         return [report for report in list(self.reports) if key in report]
 
+    def trouble(self) -> str:
+        """That it has failed or was killed, unless we did it."""
+        code = self.process.poll()
+        return f"{self.name} has ended with {code}." if code and self.wanted else ""
+
     def wait(self, seconds: float) -> int:
         """Its exit code, with all reports read."""
         code = self.process.wait(timeout=seconds)
@@ -99,6 +105,7 @@ class Program:
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL if that does not help."""
+        self.wanted = False
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -143,6 +150,7 @@ class OrdersThroughABroker:
             self.declare()
             self.workers = [Program("worker.py", environment) for _ in range(WORKERS)]
             stack.callback(lambda: [worker.stop() for worker in self.workers])
+            stage.guards.append(lambda: " ".join(filter(None, map(Program.trouble, self.workers))))
             self.clear_earlier_runs()
             notices = stack.enter_context(stage.listener(self.out["AlertsArn"]))
             self.publish(stack, environment, application)
@@ -312,6 +320,7 @@ class OrdersThroughABroker:
         say(f"publishing {TOTAL} orders: {', '.join(f'{n} {what}' for what, n in counted.items())}")
         self.publisher = Program("publisher.py", environment, feed=self.fed(lines))
         stack.callback(self.publisher.stop)
+        self.stage.guards.append(self.publisher.trouble)
         self.published("some orders confirmed", TOTAL // 10)
         self.trouble(environment, application)
         self.published("half of the orders confirmed", TOTAL // 2)
@@ -344,6 +353,7 @@ class OrdersThroughABroker:
                     seconds=120,
                 )
                 if number % 2:
+                    worker.wanted = False
                     worker.process.kill()
                 worker.stop()
                 self.workers.append(Program("worker.py", environment))

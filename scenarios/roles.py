@@ -92,8 +92,8 @@ def denied(stage: Stage, role: str, action: str, resource: str) -> Generator[Non
 
 
 def settle(stage: Stage) -> None:
-    """Wait until a changed policy is known everywhere, which the sandbox's is at once."""
-    if stage.clock == 1:
+    """Wait until a changed policy is known everywhere, which an embedded AWS's is at once."""
+    if stage.on_aws:
         time.sleep(SETTLED)
 
 

@@ -48,6 +48,12 @@ CONTENTS = {
 Version = tuple[str, str]  # (key, version id)
 
 
+# Commands for a deployed stack, with its outputs in them: `make show`.
+SEND = {
+    "add an image": ("aws s3 cp image.png 's3://$UploadsName/image.png'"),
+}
+
+
 def play(stage: Stage) -> None:
     """Upload the images, take a subscriber away and give it back, and account for every copy."""
     ImagesToEveryService(stage).play()

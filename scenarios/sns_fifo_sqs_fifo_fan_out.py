@@ -49,6 +49,17 @@ FRAUD = Service("Fraud", "FraudChecks", "CheckFraud", "FraudVerdicts", "Checked 
 SHIPPING = Service("Shipping", "Shipments", "ShipOrder", "ShippingSteps", "Shipped event")
 
 
+# Commands for a deployed stack, with its outputs in them: `make show`.
+SEND = {
+    "publish an event": (
+        "aws sns publish --topic-arn '$OrderEventsArn' --message-group-id ada "
+        '--message-deduplication-id try-1 --message \'{"event_id": "try-1", "customer": '
+        '"ada", "sequence": 1, "order_id": "try-1", "kind": "placed", "address": "1 Main '
+        "Street\"}'"
+    ),
+}
+
+
 def play(stage: Stage) -> None:
     """Publish the events, follow some of them, break a subscription, and account for all."""
     EventsThroughTheFanOut(stage).play()

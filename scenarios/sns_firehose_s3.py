@@ -39,6 +39,15 @@ class Line(NamedTuple):
     seen: float
 
 
+# Commands for a deployed stack, with its outputs in them: `make show`.
+SEND = {
+    "publish an event": (
+        'aws sns publish --topic-arn \'$OrderEventsArn\' --message \'{"event_id": "try-1", '
+        '"type": "OrderPlaced", "customer": "ada"}\''
+    ),
+}
+
+
 def play(stage: Stage) -> None:
     """Publish, read back, break both hops, mend them, and account for every event."""
     OrdersIntoTheArchive(stage).play()

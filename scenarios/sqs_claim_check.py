@@ -38,6 +38,15 @@ class Order:
     reason: str = ""  # a part of it, if the order should be parked
 
 
+# Commands for a deployed stack, with its outputs in them: `make show`.
+SEND = {
+    "send a small order": (
+        'aws sqs send-message --queue-url \'$OrdersUrl\' --message-body \'{"order_id": "try-1", '
+        '"customer": "ada", "items": [{"sku": "tea", "quantity": 2}]}\''
+    ),
+}
+
+
 def play(stage: Stage) -> None:
     """Send the orders, follow two of them, and account for all."""
     ClaimsAtTheCounter(stage).play()

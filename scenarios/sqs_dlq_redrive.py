@@ -22,6 +22,18 @@ SLOW = 1  # orders a second
 SEEN = 3  # orders moved until the slow redrive is cancelled
 
 
+# Commands for a deployed stack, with its outputs in them: `make show`.
+SEND = {
+    "send an order": (
+        'aws sqs send-message --queue-url \'$OrdersUrl\' --message-body \'{"order_id": "try-1", '
+        '"customer": "ada", "kind": "parcel"}\''
+    ),
+    "start the runbook": (
+        "aws stepfunctions start-execution --state-machine-arn '$RunbookArn' --input '{}'"
+    ),
+}
+
+
 def play(stage: Stage) -> None:
     """Park the gift orders, mend, redrive, and account for all."""
     OrdersRedriven(stage).play()

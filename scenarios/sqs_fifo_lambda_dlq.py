@@ -36,6 +36,17 @@ class Applied(NamedTuple):
     at: float
 
 
+# Commands for a deployed stack, with its outputs in them: `make show`.
+SEND = {
+    "send a change of an order": (
+        "aws sqs send-message --queue-url '$OrderChangesUrl' --message-group-id try-1 "
+        '--message-deduplication-id try-1-1 --message-body \'{"order_id": "try-1", '
+        '"revision": 1, "address": "1 Main Street", "items": [{"sku": "tea", "quantity": '
+        "2}]}'"
+    ),
+}
+
+
 def play(stage: Stage) -> None:
     """Send the changes, follow two orders, and account for all."""
     ChangesThroughTheQueue(stage).play()

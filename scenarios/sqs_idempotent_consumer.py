@@ -36,6 +36,15 @@ SEED = 7
 ENOUGH = 5  # orders that a worker must have in hand when it is killed or stopped
 
 
+# Commands for a deployed stack, with its outputs in them: `make show`.
+SEND = {
+    "send an order": (
+        'aws sqs send-message --queue-url \'$OrdersUrl\' --message-body \'{"order_id": "try-1", '
+        '"customer": "ada", "items": [{"sku": "tea", "quantity": 2}]}\''
+    ),
+}
+
+
 def play(stage: Stage) -> None:
     """Send orders to three workers, end two of them in the middle, and account for all."""
     OrdersToWorkers(stage).play()
@@ -53,6 +62,7 @@ class Processes:
     def __init__(self, stage: Stage) -> None:
         self.stage, self.reported = stage, []
         self.running: dict[str, subprocess.Popen[str]] = {}
+        self.killed: set[str] = set()  # on purpose
         self.instances: dict[str, Any] = {}
         self.readers: list[threading.Thread] = []
 
@@ -68,6 +78,8 @@ class Processes:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             self._download(role, bucket, key, folder)
             stack.callback(self._end)
+            self.stage.guards.append(self.trouble)
+            stack.callback(self.stage.guards.remove, self.trouble)
             for _ in range(WORKERS):
                 instance = stack.enter_context(imds.served(imds.Instance(keys(role))))
                 self.instances[instance.id] = instance
@@ -150,6 +162,7 @@ class Processes:
 
     def kill(self, name: str) -> None:
         """SIGKILL."""
+        self.killed.add(name)
         self.running[name].kill()
         self.running[name].wait()
 
@@ -169,8 +182,12 @@ class Processes:
     def trouble(self) -> str:
         """Workers that ended by themselves."""
         codes = {name: process.poll() for name, process in self.running.items()}
-        ended = [f"{name} with {code}" for name, code in codes.items() if code]
-        return f"Ended: {', '.join(ended)}." if ended else ""
+        ended = [
+            f"worker {name} has ended with {code}"
+            for name, code in codes.items()
+            if code and name not in self.killed
+        ]
+        return f"{', '.join(ended)}." if ended else ""
 
     def _end(self) -> None:
         for process in self.running.values():
@@ -287,13 +304,12 @@ class OrdersToWorkers:
         )["Attributes"]
         self.receives = int(json.loads(settings["RedrivePolicy"])["maxReceiveCount"])
         self.timeout = int(settings["VisibilityTimeout"]) / stage.clock  # seconds of the wall clock
-        in_sandbox = "SANDBOX_CLOCK" in os.environ
-        self.fleet = Processes(stage) if in_sandbox else Instances(stage)
+        self.fleet = Instances(stage) if stage.on_aws else Processes(stage)
         # On AWS a worker's reports arrive some seconds late: a batch must take longer than that.
-        self.packing = 0.02 if in_sandbox else 4.0
+        self.packing = 4.0 if stage.on_aws else 0.02
         # And what is given back must be soon another's, though SQS has no order: so when the second
         # worker ends, not many others may be waiting. Rows at the end of the first and the second.
-        self.rows_at_end = (100, 250) if in_sandbox else (100, 600)
+        self.rows_at_end = (100, 600) if stage.on_aws else (100, 250)
         self.long_packing = round(1.4 * self.timeout, 2)
         self.kinds: dict[str, str] = {}  # message id to what it is
         self.bodies: dict[str, str] = {}

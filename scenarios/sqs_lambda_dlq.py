@@ -15,6 +15,18 @@ GOOD, DUPLICATE, MALFORMED = 150, 50, 20
 SEED = 7
 
 
+# Commands for a deployed stack, with its outputs in them: `make show`.
+SEND = {
+    "send an order": (
+        'aws sqs send-message --queue-url \'$OrdersUrl\' --message-body \'{"order_id": "try-1", '
+        '"customer": "ada", "items": [{"sku": "tea", "quantity": 2}]}\''
+    ),
+    "send one that will be parked": (
+        "aws sqs send-message --queue-url '$OrdersUrl' --message-body 'no order'"
+    ),
+}
+
+
 def play(stage: Stage) -> None:
     """Send the orders, follow two of them, and account for all."""
     OrdersThroughTheQueue(stage).play()

@@ -281,7 +281,7 @@ class QuestionsAndAnswers:
         before = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["DelaySeconds"])
         self.sqs.set_queue_attributes(QueueUrl=url, Attributes={"DelaySeconds": str(delay)})
         try:
-            if self.stage.clock == 1:  # AWS takes up to a minute until all of SQS knows
+            if self.stage.on_aws:  # it takes up to a minute until all of SQS knows
                 time.sleep(60)
             late = [self.ask("Shipping", "late", timeout) for _ in range(LATE)]
             self.stage.say(

@@ -20,8 +20,10 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from sandbox import cdk
+from sandbox.cli import animated
 
 # Seconds until an alarm has fired. The metrics of a queue that nobody used for six hours come up to
 # 15 minutes late, says SQS's guide, and the alarm takes its period.
@@ -57,6 +59,9 @@ class Stage:
         self.began = time.time()
         # In the sandbox SQS time and alarm periods run faster than the wall clock; on AWS 1.
         self.clock = float(os.environ.get("SANDBOX_CLOCK", "1"))
+        # An endpoint of one's own is an embedded AWS, this sandbox or another.
+        self.on_aws = not os.environ.get("AWS_ENDPOINT_URL")
+        self.guards: list[Callable[[], str]] = []  # each says what has ended that must not, if any
         self.pause = 0.2 if self.clock > 1 else 3.0  # seconds between two looks at something
         self.client = cache(partial(boto3.client, config=CONFIG))
         self.told: dict[str, str] = {}  # an alarm's name to its description, of those in ALARM
@@ -80,8 +85,8 @@ class Stage:
         with tempfile.TemporaryDirectory() as assembly:  # beside no other synthesis
             done = subprocess.run(
                 cdk.command(
-                    "deploy", self.stack, "-e", "--app", f"{sys.executable} app.py", "-o", assembly,
-                    "--require-approval", "never", *cdk.contexts(self.options),
+                    "deploy", self.stack, "-e", "--app", f"'{sys.executable}' app.py",
+                    "-o", assembly, "--require-approval", "never", *cdk.contexts(self.options),
                 ),
                 cwd=cdk.PROJECT,
                 # Skipped in the sandbox only, as when it deploys by itself.
@@ -106,14 +111,21 @@ class Stage:
     def until(self, what: str, probe: Callable[[], Any], seconds: float) -> Any:
         """What `probe` returns as soon as it is true, asked every `pause` seconds.
 
-        ScenarioFailed after patience(seconds).
+        ScenarioFailed after patience(seconds), and at once if a guard says why it is in vain.
         """
+
+        def look() -> Any:
+            found = probe()
+            if not found and (why := " ".join(filter(None, (guard() for guard in self.guards)))):
+                raise ScenarioFailed(f"{what}: {why}")
+            return found
+
         try:
             return tenacity.Retrying(
                 retry=tenacity.retry_if_result(lambda result: not result),
                 wait=tenacity.wait_fixed(self.pause),
                 stop=tenacity.stop_after_delay(self.patience(seconds)),
-            )(probe)
+            )(look)
         except tenacity.RetryError:
             waited = self.patience(seconds)
             raise ScenarioFailed(f"{what}: not seen within {waited:.0f} s") from None
@@ -125,32 +137,34 @@ class Stage:
         seconds: float,
         why: Callable[[], str] = lambda: "",
     ) -> None:
-        """Show counts grow to their goals: bars on a terminal, a line every two seconds elsewhere.
+        """Show counts grow to their goals: bars on a terminal, elsewhere a line if they changed.
 
         `count` returns the present number for each goal. ScenarioFailed, with what `why` says, at
         once if one is exceeded, or if all are not reached within patience(seconds).
         """
-        spoken = 0.0
+        spoken, said = 0.0, ""
+        moves = animated(self.console)
+        # Where there is little room, the bar and the name give way, the numbers stay.
+        name = TextColumn(
+            "{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        )
+        wide = [BarColumn(), TimeElapsedColumn()] if self.console.width >= 80 else []
         with Progress(
-            TextColumn("          {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        ) as bars:
+            MofNCompleteColumn(table_column=Column(no_wrap=True, justify="right")), *wide, name,
+            console=self.console, transient=True, disable=not moves, expand=True,
+        ) as bars:  # fmt: skip
             tasks = {name: bars.add_task(name, total=goal) for name, goal in goals.items()}
 
             def reached() -> bool:
-                nonlocal spoken
+                nonlocal spoken, said
                 counts = count()
                 for name, number in counts.items():
                     bars.update(tasks[name], completed=number)
                 done = counts == goals
-                if done or (not self.console.is_terminal and time.time() - spoken > 2):
-                    spoken = time.time()
-                    self.say(", ".join(f"{counts[name]}/{goals[name]} {name}" for name in goals))
+                line = ", ".join(f"{counts[name]}/{goals[name]} {name}" for name in goals)
+                if done or (not moves and line != said and time.time() - spoken > 2):
+                    spoken, said = time.time(), line
+                    self.say(line)
                 too_many = [name for name in goals if counts[name] > goals[name]]
                 if too_many:
                     numbers = ", ".join(f"{counts[name]} of {goals[name]}" for name in too_many)

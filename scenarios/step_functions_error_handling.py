@@ -28,6 +28,15 @@ SEED = 7
 SUBJECT = "Order not charged"  # of an alert from the Catch; those from the rule have another
 
 
+# Commands for a deployed stack, with its outputs in them: `make show`.
+SEND = {
+    "start an order's workflow": (
+        "aws stepfunctions start-execution --state-machine-arn '$OrderWorkflowArn' --input "
+        '\'{"order_id": "try-1", "customer": "ada", "card": "card-ok", "amount_cents": 100}\''
+    ),
+}
+
+
 def play(stage: Stage) -> None:
     """Start the orders, hear the alerts, follow four of them, and account for all."""
     OrdersThroughTheWorkflow(stage).play()
