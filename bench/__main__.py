@@ -69,7 +69,7 @@ def synthesis(folder: Path) -> dict[str, float]:
 
     def synth(*words: str, validation: bool, empty: bool = False) -> Callable[[], float]:
         environment = os.environ | {"CDK_VALIDATION": str(validation).lower()}
-        words = (*words, "--app", f"{sys.executable} app.py", "-o", str(folder / "cdk.out"))
+        words = (*words, "--app", f"'{sys.executable}' app.py", "-o", str(folder / "cdk.out"))
         return lambda: seconds(
             *cdk.command("synth", "-q", *words),
             cwd=folder if empty else PROJECT,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
+NO_AWS = Path(__file__).parent / "guarded" / "no_aws.cjs"
 # StartSyncExecution and a few others ask a host of their own: sync-localhost, which is nowhere.
 ONE_HOST = {"AWS_DISABLE_HOST_PREFIX_INJECTION": "true"}
 
@@ -56,6 +57,8 @@ def for_clients(
         | keys.variables()
         | {
             "AWS_ENDPOINT_URL": f"https://localhost:{port}",
+            # Of an address, no SDK makes BUCKET.localhost, which leads nowhere.
+            "AWS_ENDPOINT_URL_S3": f"https://127.0.0.1:{port}",
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
             "AWS_CONFIG_FILE": os.devnull,
@@ -64,6 +67,10 @@ def for_clients(
             "AWS_CA_BUNDLE": str(authority),
             "REQUESTS_CA_BUNDLE": str(authority),
             "NODE_EXTRA_CA_CERTS": str(authority),
+            # Node.js trusts other authorities, too: there, names of AWS lead nowhere.
+            "NODE_OPTIONS": " ".join(
+                [*filter(None, [base.get("NODE_OPTIONS")]), f'--require "{NO_AWS}"']
+            ),
             "NO_PROXY": "*",
             # The CDK's command-line interface reports home otherwise.
             "CDK_DISABLE_CLI_TELEMETRY": "true",

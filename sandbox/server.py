@@ -54,6 +54,26 @@ class Server:
             "SANDBOX_CLOCK": str(self.clock)
         }
 
+    def lives(self) -> bool:
+        """Whether it still runs: it holds its lock for as long as it lives."""
+        try:
+            lock = os.open(Path(self.folder) / "lock", os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        log = Path(self.folder) / "server.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return next((line for line in reversed(lines) if line.strip()), f"no word in {log}")
+
     def memory(self) -> int | None:
         """Resident bytes of the server without its functions; None where /proc is missing."""
         try:
@@ -90,7 +110,7 @@ def start(
         deadline = time.monotonic() + 20
         while not _answers(server):
             if process.poll() is not None or time.monotonic() > deadline:
-                last = _last_line(folder / "server.log")
+                last = server.last_words()
                 _stop(folder)
                 raise SandboxError(f"the sandbox did not start: {last}")
             time.sleep(0.02)
@@ -146,15 +166,10 @@ def find(folder: Path = FOLDER) -> Server | None:
     """The server that runs in `folder`, or None; what a dead one left is removed."""
     try:
         server = Server(**json.loads((folder / "server.json").read_text()))
-        lock = os.open(folder / "lock", os.O_RDWR)
     except (OSError, ValueError, TypeError):
         return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if server.lives():
         return server
-    finally:
-        os.close(lock)
     _end_orphans(server)
     shutil.rmtree(folder, ignore_errors=True)
     return None
@@ -243,14 +258,13 @@ def make_certificate(folder: Path) -> None:
 
 def _answers(server: Server) -> bool:
     context = ssl.create_default_context(cafile=Path(server.folder) / "tls" / "ca.pem")
+    loopback = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}),  # whatever the machine's proxy is
+        urllib.request.HTTPSHandler(context=context),
+    )
     try:
         url = f"https://localhost:{server.port}/_ministack/health"
-        with urllib.request.urlopen(url, timeout=2, context=context) as answer:
+        with loopback.open(url, timeout=2) as answer:
             return answer.status == 200
     except OSError:
         return False
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else f"no word in {log}"
