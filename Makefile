@@ -3,13 +3,29 @@ PYTHON ?= python3
 PATTERN ?=
 TARGET ?= sandbox
 OPTIONS ?=
+EMPTY ?=
+VERBOSE ?=
+MOST ?= 100
+SEED ?= 0
+ONLY ?=
+TO ?=
+NAME ?=
+WHOLE ?=
 RUN = .venv/bin/python
 
-# A foreign virtual environment or AWS setting must not leak into the tools' own environments.
-unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
+# What is said to make reaches the commands through the environment and is never pasted into a
+# command, where a quote or a backtick would be the shell's, nor expanded, where $$ would be make's.
+SAID = PATTERN TARGET OPTIONS EMPTY VERBOSE MOST SEED ONLY TO NAME WHOLE PYTHON
+$(foreach name,$(SAID),$(eval override $(name) := $$(value $(name))))
+export $(SAID)
+OF = "$$PATTERN" --target "$$TARGET"
+WITH = --options "$$OPTIONS" $${VERBOSE:+--verbose}
+
+# A foreign virtual environment or Python setting must not leak into the tools' own environments.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE PYTHONSAFEPATH PYTHONOPTIMIZE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup list synth deploy demo destroy stop sandbox test check snapshots docs bench mutate lock fork templates test-forks
+.PHONY: help setup list synth deploy demo show destroy stop sandbox test check snapshots docs bench mutate lock fork templates test-forks again
 
 help: ## what there is
 	@echo "make COMMAND [PATTERN=SqsLambdaDlq] [TARGET=sandbox|aws] [OPTIONS='max_receive_count=3']"
@@ -22,16 +38,19 @@ list: setup ## the patterns there are
 	@$(RUN) gallery.py list
 
 synth: setup ## templates of all patterns, or of PATTERN, in cdk.out, with every validation on
-	@$(RUN) gallery.py synth $(PATTERN) $(addprefix --option ,$(OPTIONS))
+	@$(RUN) gallery.py synth "$$PATTERN" --options "$$OPTIONS"
 
 deploy: setup ## deploy PATTERN to the sandbox, or to AWS with TARGET=aws
-	@$(RUN) gallery.py deploy $(PATTERN) --target $(TARGET) $(addprefix --option ,$(OPTIONS))
+	@$(RUN) gallery.py deploy $(OF) $(WITH)
 
 demo: setup ## deploy PATTERN, drive it with real messages and account for every one
-	@$(RUN) gallery.py demo $(PATTERN) --target $(TARGET) $(addprefix --option ,$(OPTIONS))
+	@$(RUN) gallery.py demo $(OF) $(WITH)
+
+show: setup ## what PATTERN is, its options, and when it is deployed: lines to copy
+	@$(RUN) gallery.py show $(OF)
 
 destroy: setup ## take PATTERN away again; on AWS with EMPTY=yes also what its buckets hold
-	@$(RUN) gallery.py destroy $(PATTERN) --target $(TARGET) $(if $(EMPTY),--empty)
+	@$(RUN) gallery.py destroy $(OF) $${EMPTY:+--empty} $${VERBOSE:+--verbose}
 
 sandbox: setup ## run the embedded AWS in the foreground; Ctrl-C stops it
 	@$(RUN) -m sandbox start --foreground
@@ -40,7 +59,7 @@ stop: setup ## stop the embedded AWS and remove all that it left
 	@$(RUN) -m sandbox stop
 
 test: setup ## all tests, or those that concern PATTERN
-	@$(RUN) gallery.py test $(PATTERN)
+	@$(RUN) gallery.py test "$$PATTERN"
 
 check: setup ## format, lint, types
 	@.venv/bin/ruff format --check .
@@ -48,7 +67,7 @@ check: setup ## format, lint, types
 	@.venv/bin/ty check
 
 snapshots: setup ## accept the templates as they are now; read the diff before you commit it
-	@$(RUN) gallery.py snapshots $(PATTERN)
+	@$(RUN) gallery.py snapshots "$$PATTERN"
 
 docs: setup ## write docs/rules.md anew from the rules
 	@$(RUN) rules/_page.py
@@ -57,16 +76,16 @@ bench: setup ## how long people wait, as ratios in one run
 	@$(RUN) -m bench
 
 mutate: setup ## change PATTERN's code at random and list what its tests let pass: [MOST=100] [SEED=0] [ONLY=lambdas]
-	@$(RUN) -m tests.mutate "$(PATTERN)" $(if $(MOST),--most $(MOST)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+	@$(RUN) -m tests.mutate "$$PATTERN" --most "$$MOST" --seed "$$SEED" --only "$$ONLY"
 
 fork: setup ## make a project of its own from PATTERN: TO=../orders [NAME=OrderFulfilment]
-	@$(RUN) -m fork project --pattern "$(PATTERN)" --to "$(TO)" --name "$(NAME)"
+	@$(RUN) -m fork project --pattern "$$PATTERN" --to "$$TO" --name "$$NAME"
 
 templates: setup ## the same for `cdk init --from-path`: templates/, of all patterns or of PATTERN [NAME]
-	@$(RUN) -m fork templates --pattern "$(PATTERN)" --name "$(NAME)"
+	@$(RUN) -m fork templates --pattern "$$PATTERN" --name "$$NAME"
 
 test-forks: setup ## the tests of forks of all patterns, in environments of their own, or only in those of WHOLE='A B'
-	@WHOLE="$(WHOLE)" $(RUN) -m pytest -n 2 tests/forks.py
+	@$(RUN) -m pytest -n 2 tests/forks.py
 
 lock: setup ## resolve the requirements again and write their hashes
 	@.venv/bin/uv --system-certs pip compile -q pyproject.toml --group dev -o requirements.lock $(LOCK)
@@ -76,20 +95,9 @@ lock: setup ## resolve the requirements again and write their hashes
 LOCK = --universal --generate-hashes --python-version 3.11 --no-header
 
 # One stamp for three environments: the tools, the embedded AWS, and its Powertools layer.
-.venv/.ready: requirements.lock sandbox/requirements.lock sandbox/layer.lock package-lock.json
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "error: $(PYTHON) is missing or older than 3.11; install Python 3.11 or newer, or say make PYTHON=python3.12" >&2; exit 2; }
-	@echo "setup 1/5  virtual environment in .venv"
-	@rm -rf .venv .sandbox/venv .sandbox/layer && $(PYTHON) -m venv .venv >/dev/null 2>&1 || \
-	  { echo "error: $(PYTHON) cannot make a virtual environment; install its venv module (Debian: apt install python3-venv)" >&2; exit 2; }
-	@awk '/^uv==/{uv=1} uv; uv && !/\\$$/{exit}' requirements.lock | .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r /dev/stdin
-	@echo "setup 2/5  tools, CDK library and Node.js"
-	@.venv/bin/uv --system-certs pip sync -q --python .venv --require-hashes --compile-bytecode requirements.lock
-	@echo "setup 3/5  CDK command-line interface"
-	@NODE_USE_SYSTEM_CA=1 PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/npm ci --silent
-	@echo "setup 4/5  embedded AWS"
-	@.venv/bin/uv venv -q --python .venv/bin/python .sandbox/venv
-	@.venv/bin/uv --system-certs pip sync -q --python .sandbox/venv --require-hashes --compile-bytecode sandbox/requirements.lock
-	@echo "setup 5/5  its Powertools layer"
-	@.venv/bin/uv --system-certs pip install -q --python .sandbox/venv --target .sandbox/layer --no-deps --require-hashes --compile-bytecode -r sandbox/layer.lock
-	@touch $@
+INSTALLED = node_modules .sandbox/venv .sandbox/layer
+.venv/.ready: requirements.lock sandbox/requirements.lock sandbox/layer.lock package-lock.json \
+  $(if $(filter-out $(wildcard $(INSTALLED)),$(INSTALLED)),again)
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "error: $$PYTHON is missing or older than 3.11; install Python 3.11 or newer, or say make PYTHON=python3.12" >&2; exit 2; }
+	@"$$PYTHON" install.py

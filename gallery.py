@@ -1,20 +1,28 @@
 """The commands behind the Makefile: list, synth, deploy, demo, destroy, test, snapshots."""
 
 import ast
+import fcntl
 import importlib
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from sandbox import cdk, server
+from sandbox import cdk, cli, server
+from sandbox.cli import fail
 
 PROJECT = Path(__file__).parent
+EXAMPLE = "SqsLambdaDlq"  # needs nothing but what setup installs
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
 
@@ -28,17 +36,14 @@ class Target(StrEnum):
 Pattern = Annotated[
     str, typer.Argument(help="A pattern's deploy name; see list.", show_default=False)
 ]
-Options = Annotated[list[str], typer.Option("--option", help="A stack's option, name=value.")]
+Options = Annotated[
+    str, typer.Option("--options", help="A stack's options, name=value, with spaces between.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="All that the CDK says.")]
 Empty = Annotated[
     bool, typer.Option("--empty", help="On AWS: first delete all that the stack's buckets hold.")
 ]
 On = Annotated[Target, typer.Option(help="The embedded AWS, or your AWS account.")]
-
-
-def fail(problem: object) -> NoReturn:
-    """One line on standard error, exit code 2."""
-    typer.echo(f"error: {problem}", err=True)
-    raise typer.Exit(2)
 
 
 def patterns() -> dict[str, Path]:
@@ -55,10 +60,14 @@ def known(pattern: str) -> str:
     names = list(patterns())
     if not pattern and len(names) == 1:
         return names[0]
+    there_are = f"there are: {', '.join(names)}"
     if not pattern:
-        fail(f"say which pattern, such as PATTERN={names[0]}; there are: {', '.join(names)}")
+        example = EXAMPLE if EXAMPLE in names else names[0]
+        fail(f"say which pattern, such as PATTERN={example}; {there_are}")
     if pattern not in names:
-        fail(f"no pattern {pattern}; there are: {', '.join(names)}")
+        by_lower = {name.lower(): name for name in names}
+        near = get_close_matches(pattern.lower().replace("_", ""), by_lower, n=1)
+        fail(f"no pattern {pattern}; {f'did you mean {by_lower[near[0]]}?' if near else there_are}")
     return pattern
 
 
@@ -67,11 +76,29 @@ def stem(pattern: str) -> str:
     return patterns()[known(pattern)].stem
 
 
-def parsed(options: list[str]) -> dict[str, str]:
+def parsed(options: str) -> dict[str, str]:
     """name=value words as a mapping."""
-    if wrong := [word for word in options if "=" not in word]:
-        fail(f"an option is name=value, not {wrong[0]}")
-    return dict(word.split("=", 1) for word in options)
+    found: dict[str, str] = {}
+    for word in options.split():
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            fail(f"an option is name=value, not {word}")
+        if name in found:
+            fail(f"{name} is said twice: {found[name]} and {value}")
+        found[name] = value
+    return found
+
+
+def checked(pattern: str, options: str) -> dict[str, str]:
+    """The same, after the stack has taken them: before anything starts, not after half a minute."""
+    if given := parsed(options):
+        import app as stacks  # a second or two, only for whoever says options
+
+        try:
+            stacks.build(stacks.App(context=dict(given)), [pattern])
+        except SystemExit as refusal:
+            fail(str(refusal).removeprefix("error: "))
+    return given
 
 
 def run(*words: str, env: dict[str, str] | None = None) -> int:
@@ -84,7 +111,8 @@ def sandbox() -> server.Server:
     if found := server.find():
         return found
     began = time.monotonic()
-    started = server.start()
+    with cli.waiting("starting the sandbox"):
+        started = server.start()
     typer.echo(f"sandbox ready in {time.monotonic() - began:.1f} s on loopback port {started.port}")
     return started
 
@@ -158,10 +186,12 @@ def list_() -> None:
 
 
 @app.command()
-def synth(pattern: Pattern = "", option: Options = []) -> None:
+def synth(pattern: Pattern = "", options: Options = "") -> None:
     """Write the templates to cdk.out, with the CDK's validation and cdk-nag."""
-    chosen = ["-e", pattern] if pattern and known(pattern) else []
-    code = run(*cdk.command("synth", "-q", *chosen, *cdk.contexts(parsed(option))))
+    chosen = ["-e", known(pattern)] if pattern else []
+    given = checked(pattern, options) if pattern else parsed(options)
+    with cli.waiting(f"synthesizing {pattern or 'all patterns'}"):
+        code = run(*cdk.command("synth", "-q", *chosen, *cdk.contexts(given)))
     if code == 0:
         typer.echo(f"{pattern or 'all patterns'}: templates in cdk.out, no finding")
     raise typer.Exit(code)
@@ -174,36 +204,164 @@ def missing(pattern: str) -> str:
 
 
 @app.command()
-def deploy(pattern: Pattern = "", target: On = Target.SANDBOX, option: Options = []) -> None:
+def deploy(
+    pattern: Pattern = "",
+    target: On = Target.SANDBOX,
+    options: Options = "",
+    verbose: Verbose = False,
+) -> None:
     """Deploy one pattern."""
     pattern = known(pattern)
-    options = parsed(option)
-    if target is Target.SANDBOX:
-        if lacking := missing(pattern):
-            fail(lacking)
-        cdk.deploy(sandbox(), pattern, options)
-    elif code := run(*cdk.command("deploy", "-e", pattern, *cdk.contexts(options)), env=aws()):
+    given = checked(pattern, options)
+    if target is Target.AWS:
+        deploy_to_aws(pattern, given, aws())
+        return
+    if lacking := missing(pattern):
+        fail(lacking)
+    cdk.deploy(sandbox(), pattern, given, verbose=verbose)
+
+
+def deploy_to_aws(pattern: str, given: dict[str, str], environment: dict[str, str]) -> None:
+    """Deploy as the CDK does, with its own words and questions."""
+    if code := run(*cdk.command("deploy", "-e", pattern, *cdk.contexts(given)), env=environment):
         raise typer.Exit(code)
 
 
 @app.command()
-def demo(pattern: Pattern = "", target: On = Target.SANDBOX, option: Options = []) -> None:
+def demo(
+    pattern: Pattern = "",
+    target: On = Target.SANDBOX,
+    options: Options = "",
+    verbose: Verbose = False,
+) -> None:
     """Deploy one pattern, drive it with real messages and account for every one of them."""
     pattern = known(pattern)
-    deploy(pattern, target, option)
-    environment = sandbox().environment() if target is Target.SANDBOX else aws()
-    typer.echo(f"\n{pattern}: the scenario")
-    deployed_with = [word for one in option for word in ("--option", one)]
-    code = run(sys.executable, "-m", "scenarios", pattern, *deployed_with, env=environment)
-    where = "" if target is Target.SANDBOX else f" TARGET={target}"
-    typer.echo(f"\nThe stack stays for you to look at. make destroy PATTERN={pattern}{where}")
-    if not where:
-        typer.echo("takes it away again, and make stop ends the sandbox with all that is in it.")
-    raise typer.Exit(code)
+    given = checked(pattern, options)
+    running, environment, place = None, dict[str, str](), PROJECT / ".sandbox"
+    if target is Target.AWS:
+        environment = aws()
+    elif lacking := missing(pattern):
+        fail(lacking)
+    else:
+        running = sandbox()
+        environment, place = running.environment(), Path(running.folder)
+    with alone(place / f"{pattern}.{target}.demo") as unfinished:
+        if unfinished and running:
+            typer.echo("The last demo did not end well: its stack goes first, with its messages.")
+            cdk.destroy(running, pattern, verbose=verbose)
+        elif unfinished:
+            typer.echo("The last demo did not end well: if this one counts its messages, too,")
+            typer.echo(f"make destroy PATTERN={pattern} TARGET=aws and say it again.")
+        if running:
+            cdk.deploy(running, pattern, given, verbose=verbose)
+        else:
+            deploy_to_aws(pattern, given, environment)
+        typer.echo(f"\n{pattern}: the scenario")
+        if code := play(pattern, options, environment, running):
+            raise typer.Exit(code)
+        where = "" if running else f" TARGET={target}"
+        typer.echo(f"\nThe stack stays for you to look at: make show PATTERN={pattern}{where}")
+        typer.echo(f"make destroy PATTERN={pattern}{where} takes it away again", nl=bool(where))
+        if running:
+            typer.echo(", and make stop ends the sandbox with all that is in it.")
+
+
+@contextmanager
+def alone(mark: Path) -> Generator[bool]:
+    """Nobody else plays a pattern meanwhile. Whether the last one that did was stopped or failed.
+
+    mark: a file that is there until a play ends well.
+    """
+    unfinished = mark.exists()
+    with mark.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pattern = mark.name.partition(".")[0]
+            fail(f"a demo of {pattern} is running here; wait for its end, or end it with Ctrl-C")
+        yield unfinished
+        mark.unlink(missing_ok=True)
+
+
+def play(pattern: str, options: str, env: dict[str, str], running: server.Server | None) -> int:
+    """Play the scenario; its exit code. If its sandbox ends meanwhile, so does it, at once."""
+    words = [word for one in options.split() for word in ("--option", one)]
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            [sys.executable, "-m", "scenarios", pattern, *words],
+            cwd=PROJECT, env=env, stderr=said if running else None,
+        ) as scenario,
+    ):  # fmt: skip
+        try:
+            while scenario.poll() is None:
+                if running and not running.lives():
+                    last = running.last_words()
+                    end(scenario)
+                    server.find()  # takes away what it left
+                    fail(f"the sandbox has ended by itself, and all in it is gone: {last}")
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            end(scenario)
+            raise
+        said.seek(0)
+        sys.stderr.write(said.read().decode(errors="replace"))
+    return scenario.returncode
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a scenario with the programs that it started: politely, and after 10 s for certain."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 @app.command()
-def destroy(pattern: Pattern = "", target: On = Target.SANDBOX, empty: Empty = False) -> None:
+def show(pattern: Pattern = "", target: On = Target.SANDBOX) -> None:
+    """What a pattern is: figure, decisions, options; and when it is deployed, lines to copy."""
+    from rich.console import Console
+
+    pattern, console = known(pattern), Console(highlight=False, soft_wrap=True)
+    tree = ast.parse(patterns()[pattern].read_text())
+    (stack,) = (one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == pattern)
+    says = [ast.get_docstring(one) or "" for one in (tree, stack)]
+    console.print(pattern, style="bold")
+    console.print("\n\n".join(says), markup=False)
+    running = server.find() if target is Target.SANDBOX else None
+    environment = running.environment() if running else aws() if target is Target.AWS else None
+    where = "" if running or not environment else f" TARGET={target}"
+    if not (environment and tell_lines(pattern, environment, sandboxed=bool(running))):
+        console.print(f"\nmake deploy PATTERN={pattern}{where} deploys it; then this says more.")
+
+
+def tell_lines(pattern: str, environment: dict[str, str], *, sandboxed: bool) -> bool:
+    """Print what one can do with a deployed stack; whether it is deployed."""
+    from botocore.exceptions import ClientError
+
+    from scenarios.lines import lines
+
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        told = list(lines(stem(pattern), pattern))
+    except ClientError:
+        return False
+    shell = f" in a shell of the sandbox, {PROJECT / 'bin' / 'sandbox'} shell" if sandboxed else ""
+    typer.echo(f"\nIt is deployed. Lines to copy{shell}:")
+    for what, command in told:
+        typer.echo(f"\n# {what}\n{command}")
+    return True
+
+
+@app.command()
+def destroy(
+    pattern: Pattern = "",
+    target: On = Target.SANDBOX,
+    empty: Empty = False,
+    verbose: Verbose = False,
+) -> None:
     """Take one pattern away."""
     pattern = known(pattern)
     if target is Target.AWS:
@@ -212,7 +370,7 @@ def destroy(pattern: Pattern = "", target: On = Target.SANDBOX, empty: Empty = F
         raise typer.Exit(run(*cdk.command("destroy", "-e", pattern), env=environment))
     if not (running := server.find()):
         fail("no sandbox is running, so nothing is deployed in it")
-    cdk.destroy(running, pattern)
+    cdk.destroy(running, pattern, verbose=verbose)
 
 
 @app.command()
@@ -229,16 +387,5 @@ def snapshots(pattern: Pattern = "") -> None:
     raise typer.Exit(run(sys.executable, "-m", "pytest", "-n0", "--snapshot-update", *chosen))
 
 
-def main() -> None:
-    """Run; what is the user's to mend is one line and exit code 2."""
-    try:
-        app()
-    except server.SandboxError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
 if __name__ == "__main__":
-    main()
+    cli.run(app, server.SandboxError)

@@ -39,7 +39,9 @@ SHARED = (
     "Makefile",
     "app.py",
     "cdk.json",
+    "bin/*",
     "gallery.py",
+    "install.py",
     "package*.json",
     "pyproject.toml",
     "requirements.lock",
@@ -48,6 +50,7 @@ SHARED = (
     "sandbox/*.lock",
     "sandbox/__main__.py",
     "sandbox/gaps/*",
+    "sandbox/guarded/*",
     "sandbox/launcher.py",
     "scenarios/__main__.py",
     "tests/conftest.py",
@@ -458,6 +461,8 @@ def git(folder: Path, *words: str, **environment: str) -> subprocess.CompletedPr
     leads = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
     kept = {name: value for name, value in os.environ.items() if name not in leads}
     command = ("git", *words)
+    if not shutil.which("git"):
+        raise Refusal("git is missing; install it")
     return subprocess.run(
         command, cwd=folder, env=kept | environment, capture_output=True, text=True, check=False
     )

@@ -1,12 +1,13 @@
 """The commands behind `make fork` and `make templates`."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 import fork
-from gallery import fail, known
+from gallery import known
+from sandbox import cli
+from sandbox.cli import fail
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 Pattern = Annotated[str, typer.Option(help="A pattern's deploy name.")]
@@ -43,19 +44,5 @@ def templates(pattern: Pattern = "", name: Name = "") -> None:
     typer.echo(f"    --from-path {made} --template-path {which}")
 
 
-def main() -> None:
-    """Run; what is the user's to mend is one line and exit code 2."""
-    try:
-        app()
-    except (fork.Refusal, OSError) as error:
-        fail_plainly(error)
-
-
-def fail_plainly(problem: object) -> None:
-    """One line on standard error, exit code 2."""
-    typer.echo(f"error: {problem}", err=True)
-    sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    cli.run(app, fork.Refusal, OSError)

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import gallery
+from sandbox.cli import fail
 
 PROJECT = Path(__file__).parent.parent
 INSTALLED = (".venv", "node_modules", ".sandbox/venv", ".sandbox/layer")  # linked, not copied
@@ -213,7 +214,7 @@ def survivors(
     for words in {tuple(tests(change)) for change in tried}:
         began = time.monotonic()
         if not copies.pass_(list(words)):
-            gallery.fail(f"without any change this fails: pytest {' '.join(words)}")
+            fail(f"without any change this fails: pytest {' '.join(words)}")
         limits[words] = 20 + 4 * (time.monotonic() - began)
 
     def lives(change: Change) -> bool | None:

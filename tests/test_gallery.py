@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 import uuid
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +19,11 @@ import pytest
 from typer.testing import CliRunner
 
 import gallery as gallery_module
+from sandbox import server
+from tests.mutate import INSTALLED
 from tests.synthesis import PATTERNS, PROJECT
 
+Start = Callable[..., subprocess.Popen[str]]
 THERE_ARE = f"there are: {', '.join(sorted(PATTERNS.values()))}"
 
 
@@ -59,8 +65,145 @@ def test_the_only_pattern_need_not_be_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_option_without_a_value_is_one_line() -> None:
-    line = refusal("deploy", "SqsLambdaDlq", "--option", "max_receive_count")
+    line = refusal("deploy", "SqsLambdaDlq", "--options", "max_receive_count")
     assert line == "error: an option is name=value, not max_receive_count"
+
+
+@pytest.mark.parametrize("near", ["sqslambdadlq", "SqsLamdaDlq", "sqs_lambda_dlq"])
+def test_a_near_miss_is_told_what_was_meant(near: str) -> None:
+    assert refusal("demo", near) == f"error: no pattern {near}; did you mean SqsLambdaDlq?"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("max_receive_count=0", "SqsLambdaDlq: max_receive_count is 1 to 1000, not 0"),
+        ("max_receive_count=few", "SqsLambdaDlq: max_receive_count is int, not 'few'"),
+        ("alert_email=o'brien", 'SqsLambdaDlq: alert_email is an e-mail address, not "o\'brien"'),
+        ("timeout_seconds=5 timeout_seconds=6", "timeout_seconds is said twice: 5 and 6"),
+    ],
+)
+def test_a_wrong_option_is_said_before_anything_starts(
+    options: str, problem: str, tmp_path: Path
+) -> None:
+    for command in ("deploy", "demo", "synth"):
+        assert refusal(command, "SqsLambdaDlq", "--options", options) == f"error: {problem}"
+    assert not server.FOLDER.exists() or server.find()
+
+
+def test_a_wrong_target_or_word_is_one_line() -> None:
+    assert "'azure' is not one of 'sandbox', 'aws'" in refusal("demo", "--target", "azure")
+    assert refusal("deploy", "--nope") == "error: No such option: --nope"
+
+
+@pytest.mark.parametrize(
+    "value", ["`touch pwned`", "$(touch pwned)", "$(shell touch pwned)", "'; touch pwned; '", 'a"b']
+)
+def test_what_is_said_to_make_is_never_run(value: str, project: Path) -> None:
+    """Neither by the shell nor by make itself: it reaches the command as it was typed."""
+    done = subprocess.run(
+        ["make", "demo", f"PATTERN={value}"],
+        cwd=project, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[0].startswith(f"error: no pattern {value}; there are: ")
+    assert not (project / "pwned").exists()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the commands in a folder with a space, with what is installed here."""
+    copy = tmp_path / "a folder"
+    for name in INSTALLED:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).symlink_to((PROJECT / name).resolve())
+    for name in ("app.py", "cdk.json", "gallery.py", "Makefile", "install.py", "package.json"):
+        (copy / name).write_bytes((PROJECT / name).read_bytes())
+    for name in ("bin", "sandbox", "rules", "lambdas", "workers", "scenarios", "stacks"):
+        shutil.copytree(PROJECT / name, copy / name, dirs_exist_ok=True)
+    for name in ("requirements.lock", "package-lock.json"):
+        shutil.copy2(PROJECT / name, copy / name)
+        os.utime(copy / name, (0, 0))
+    for name in ("requirements.lock", "layer.lock"):
+        os.utime(copy / "sandbox" / name, (0, 0))
+    return copy
+
+
+@pytest.fixture
+def make(project: Path) -> Generator[Callable[..., subprocess.Popen[str]]]:
+    """Starts make in that folder, on a machine with a proxy; its sandbox ends with the test."""
+
+    def started(*words: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["make", *words], cwd=project, text=True, start_new_session=True,
+            env=os.environ | {"HTTPS_PROXY": "http://127.0.0.1:9", "PYTHONSAFEPATH": "1"}
+            | environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    yield started
+    server.stop(project / ".sandbox" / "run")
+
+
+def said(process: subprocess.Popen[str], line: str) -> str:
+    """What a process has said, up to a line with these words."""
+    assert process.stdout
+    told = ""
+    for one in process.stdout:
+        told += one
+        if line in one:
+            return told
+    raise AssertionError(f"{line} was not said: {told}{process.communicate()}")
+
+
+def test_a_demo_that_was_stopped_does_not_count_against_the_next(make: Start) -> None:
+    """In a folder with a space, behind a proxy that leads nowhere."""
+    with make("demo", "PATTERN=SqsLambdaDlq") as first:
+        said(first, "fulfilled")
+        with make("demo", "PATTERN=SqsLambdaDlq") as second:
+            assert second.communicate()[1].splitlines()[0] == (
+                "error: a demo of SqsLambdaDlq is running here; wait for its end, or end it with"
+                " Ctrl-C"
+            )
+        os.killpg(first.pid, signal.SIGINT)
+        told, _ = first.communicate()
+    assert "The stack stays" not in told
+    with make("demo", "PATTERN=SqsLambdaDlq") as third:
+        told, problem = third.communicate()
+    assert third.returncode == 0, told + problem
+    assert "The last demo did not end well: its stack goes first" in told
+    assert "balance: 220 sent = 150 fulfilled" in told
+    with make("show", "PATTERN=SqsLambdaDlq") as shown:
+        assert "aws sqs send-message --queue-url 'https://localhost" in shown.communicate()[0]
+
+
+def test_a_demo_whose_sandbox_dies_ends_at_once_in_one_line(make: Start, project: Path) -> None:
+    with make("demo", "PATTERN=SqsLambdaDlq") as demo:
+        said(demo, "fulfilled")
+        running = server.find(project / ".sandbox" / "run")
+        assert running
+        os.killpg(running.pid, signal.SIGKILL)
+        began = time.monotonic()
+        told, problem = demo.communicate()
+        assert time.monotonic() - began < 15
+    assert demo.returncode == 2
+    *_, line, by_make = problem.splitlines()
+    assert line.startswith("error: the sandbox has ended by itself, and all in it is gone: ")
+    assert by_make.startswith("make: ***") and "Traceback" not in problem
+    assert "The stack stays" not in told
+
+
+def test_a_draft_is_deployed_with_warnings_to_the_sandbox_only(make: Start, project: Path) -> None:
+    stack = project / "stacks" / "sqs_lambda_dlq.py"
+    text = stack.read_text()
+    stack.write_text(text.replace("Validations.of(fulfil_order_role).acknowledge", "str", 1))
+    with make("deploy", "PATTERN=SqsLambdaDlq") as deployed:
+        told, problem = deployed.communicate()
+    assert deployed.returncode == 0, told + problem
+    assert "WARNING The IAM entity contains wildcard permissions" in told
+    assert "SqsLambdaDlq/FulfilOrderRole/DefaultPolicy" in told
+    with make("synth", "PATTERN=SqsLambdaDlq") as refused:
+        told, problem = refused.communicate()
+    assert refused.returncode and "ERROR The IAM entity" in told + problem
 
 
 def test_aws_without_a_region_is_one_line() -> None:

@@ -112,7 +112,7 @@ def synthesize_changed(
     (folder / "stacks" / f"{stem}_changed.py").write_text(changed)
     subprocess.run(
         cdk.command(
-            "synth", "-q", "--app", f"{sys.executable} app.py", *cdk.contexts(cdk.DISPOSABLE)
+            "synth", "-q", "--app", f"'{sys.executable}' app.py", *cdk.contexts(cdk.DISPOSABLE)
         ),
         cwd=folder,
         env=target.environment() | {"CDK_VALIDATION": "false"},
