@@ -192,7 +192,7 @@ def test_every_recommended_feature_flag_is_set() -> None:
 
     no_stacks = "import app, aws_cdk; aws_cdk.App().synth()"
     done = subprocess.run(
-        cdk.command("flags", "--unstable=flags", "--app", f"'{sys.executable}' -c '{no_stacks}'"),
+        cdk.command("flags", "--unstable=flags", "--app", f"\"{sys.executable}\" -c '{no_stacks}'"),
         cwd=PROJECT,
         capture_output=True,
         text=True,

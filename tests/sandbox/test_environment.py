@@ -82,7 +82,7 @@ def test_boto3_knows_only_the_sandbox(sandbox: server.Server, bad_day: None) -> 
         "account": "000000000000",
         "key": sandbox.key_id,
         "profile": "default",
-        "endpoints": [f"https://localhost:{sandbox.port}"],
+        "endpoints": [f"https://{host}:{sandbox.port}" for host in ("127.0.0.1", "localhost")],
         "region": "us-east-1",
     }
 
@@ -120,6 +120,25 @@ def test_its_clients_trust_no_authority_but_its_own(sandbox: server.Server) -> N
     context = ssl.create_default_context(cafile=sandbox.environment()["AWS_CA_BUNDLE"])
     (authority,) = context.get_ca_certs()
     assert "trustme" in str(authority["subject"])
+
+
+NODE = """
+const told = (error) => console.log((error.cause ?? error).message);
+require("https").get("https://sqs.us-east-1.amazonaws.com").on("error", told);
+fetch("https://sqs.us-east-1.amazonaws.com").catch(told);
+require("dns").promises.lookup("x.execute-api.us-east-1.amazonaws.com").catch(told);
+require("dns").lookup("localhost", (error, address) => console.log(address));
+"""
+
+
+def test_programs_on_node_do_not_find_aws(sandbox: server.Server) -> None:
+    done = subprocess.run(
+        [cdk.command()[0], "-e", NODE],
+        env=sandbox.environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    refused = [line for line in done.stdout.splitlines() if "is AWS, and the sandbox's" in line]
+    assert len(refused) == 3
+    assert len(done.stdout.splitlines()) == 4
 
 
 def test_the_cdk_finds_no_credentials_but_the_sandboxs(
