@@ -1,5 +1,6 @@
 """The commands behind `make fork` and `make templates`."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -24,7 +25,9 @@ def project(
 ) -> None:
     """Make a project of its own from one pattern."""
     made = fork.fork(known(pattern), to, name)
-    typer.echo(f"{name or pattern} is a project of its own. Next: cd {made} && make test")
+    typer.echo(
+        f"{name or pattern} is a project of its own. Next: cd {shlex.quote(str(made))} && make test"
+    )
     if where := fork.repository_of(made.parent):
         typer.echo(
             f"It lies in the repository {where}, so it has none of its own: commit it there."
@@ -38,10 +41,10 @@ def templates(pattern: Pattern = "", name: Name = "") -> None:
         fail("NAME is for one pattern: say which, such as PATTERN=SqsLambdaDlq")
     made = fork.templates(known(pattern) if pattern else "", name)
     which = name or pattern or known(next(iter(fork.patterns())))
-    cdk = f"PATH={fork.PROJECT}/.venv/bin:$PATH {fork.PROJECT}/node_modules/.bin/cdk"
+    cdk = shlex.quote(f"{fork.PROJECT}/bin/cdk")
     typer.echo("Next, in an empty folder:")
     typer.echo(f"  {cdk} init --unstable=init --language python \\")
-    typer.echo(f"    --from-path {made} --template-path {which}")
+    typer.echo(f"    --from-path {shlex.quote(str(made))} --template-path {which}")
 
 
 if __name__ == "__main__":
