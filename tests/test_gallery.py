@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -307,6 +308,11 @@ def test_a_bucket_that_holds_objects_is_named_and_emptied_only_if_told_to(
     assert "Versions" in s3.list_object_versions(Bucket=f"{stack}-retained")
     boto3.resource("s3").Bucket(f"{stack}-retained").object_versions.delete()
     cloudformation.delete_stack(StackName=stack)
+
+
+def test_readme_lists_the_patterns_in_the_order_of_make_list() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    assert re.findall(r"(?m)^\| `(\w+)` \|", readme) == list(gallery_module.patterns())
 
 
 def test_list_names_every_pattern_with_its_problem() -> None:
