@@ -56,17 +56,21 @@ class SqsLambdaDlq(Stack):
                  alert_email: str | None = None, removal_policy: str = "destroy",
                  **kwargs: Any) -> None:
         super().__init__(scope, construct_id, **kwargs)
-        for option, value, least, most in (("max_receive_count", max_receive_count, 1, 1000),
-                                           ("timeout_seconds", timeout_seconds, 1, 900),
-                                           ("max_concurrency", max_concurrency, 2, 1000),
-                                           ("the length of the stack's name",
-                                            len(self.stack_name), 1, 80 - len("-Orders"))):
+        visibility_timeout_seconds = 6 * timeout_seconds
+        for option, value, least, most in (
+            ("max_receive_count", max_receive_count, 1, 1000),
+            ("timeout_seconds", timeout_seconds, 1, 900),
+            ("max_concurrency", max_concurrency, 2, 1000),
+            ("the length of the stack's name", len(self.stack_name), 1, 80 - len("-Orders")),
+            # Or SQS deletes an order, which is four days old by then, before it is parked.
+            ("max_receive_count + 1 visibility timeouts, in seconds,",
+             visibility_timeout_seconds * (max_receive_count + 1), 1, 4 * 86400),
+        ):
             if not least <= value <= most:
                 raise ValueError(f"{option} is {least} to {most}, not {value}")
         if removal_policy not in ("destroy", "retain"):
             raise ValueError(f'removal_policy is "destroy" or "retain", not "{removal_policy}"')
         on_destroy = RemovalPolicy[removal_policy.upper()]
-        visibility_timeout_seconds = 6 * timeout_seconds
 
         orders_name = f"{Aws.STACK_NAME}-Orders"
         orders_by_name = sqs.Queue.from_queue_arn(

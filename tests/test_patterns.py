@@ -691,3 +691,23 @@ def test_a_person_is_told_where_messages_wait(pattern: Synthesized) -> None:
     assert alerts in pattern.resources("AWS::SNS::Topic")
     told = {output["Value"].get("Ref") for output in outputs.values()}
     assert set(pattern.resources("AWS::SQS::Queue")) <= told
+
+
+def test_no_options_let_sqs_delete_what_is_to_be_parked(stem: str) -> None:
+    """As many and as long attempts as the options allow take longer than a queue keeps a message.
+
+    The stack refuses them in its own words, or its queues keep messages long enough.
+    """
+    stack, options = app.stack_class(PATTERNS[stem]), app.options(app.stack_class(PATTERNS[stem]))
+    if "max_receive_count" not in options:
+        return
+    most = {"max_receive_count": 1000, "timeout_seconds": 900, "visibility_timeout_seconds": 43200}
+    try:
+        greedy = synthesize(stack, "Greedy", **{k: v for k, v in most.items() if k in options})
+    except Exception as refusal:
+        assert "max_receive_count + 1 visibility timeouts" in str(refusal), refusal
+        return
+    for logical_id, queue in greedy.resources("AWS::SQS::Queue").items():
+        if redrive := queue.get("RedrivePolicy"):
+            takes = queue["VisibilityTimeout"] * (redrive["maxReceiveCount"] + 1)
+            assert takes <= queue["MessageRetentionPeriod"], logical_id
