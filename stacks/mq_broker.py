@@ -60,7 +60,8 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 LAMBDAS = Path(__file__).parent.parent / "lambdas" / "mq_broker"
-POWERTOOLS = "/aws/service/powertools/python/arm64/python3.14/3.37.0"
+PYTHON = lambda_.Runtime.PYTHON_3_14
+POWERTOOLS = f"/aws/service/powertools/python/arm64/{PYTHON.name}/3.37.0"
 AMQPS, HTTPS = ec2.Port.tcp(5671), ec2.Port.tcp(443)
 SIZES = ("medium", "large", "xlarge", "2xlarge", "4xlarge", "8xlarge", "12xlarge", "16xlarge")
 
@@ -376,7 +377,7 @@ class MqBroker(Stack):
         log.grant_write(role)
         function = lambda_.Function(
             self, name,
-            runtime=lambda_.Runtime.PYTHON_3_14,
+            runtime=PYTHON,
             architecture=lambda_.Architecture.ARM_64,
             handler=f"{module}.handler",
             code=lambda_.Code.from_asset(str(LAMBDAS), exclude=["**/__pycache__/**"]),

@@ -50,7 +50,8 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 LAMBDAS = Path(__file__).parent.parent / "lambdas" / "s3_event_fan_out"
-POWERTOOLS = "/aws/service/powertools/python/arm64/python3.14/3.37.0"
+PYTHON = lambda_.Runtime.PYTHON_3_14
+POWERTOOLS = f"/aws/service/powertools/python/arm64/{PYTHON.name}/3.37.0"
 IMAGES = "images/"
 
 
@@ -171,7 +172,7 @@ class S3EventFanOut(Stack):
             self, "Powertools", ssm.StringParameter.value_for_string_parameter(self, POWERTOOLS))
         scan_image = lambda_.Function(
             self, "ScanImage",
-            runtime=lambda_.Runtime.PYTHON_3_14,
+            runtime=PYTHON,
             architecture=lambda_.Architecture.ARM_64,
             handler="scan_image.handler",
             code=lambda_.Code.from_asset(str(LAMBDAS), exclude=["**/__pycache__/**"]),

@@ -50,7 +50,8 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 LAMBDAS = Path(__file__).parent.parent / "lambdas" / "sns_fifo_sqs_fifo_fan_out"
-POWERTOOLS = "/aws/service/powertools/python/arm64/python3.14/3.37.0"
+PYTHON = lambda_.Runtime.PYTHON_3_14
+POWERTOOLS = f"/aws/service/powertools/python/arm64/{PYTHON.name}/3.37.0"
 
 
 class SnsFifoSqsFifoFanOut(Stack):
@@ -167,7 +168,7 @@ class SnsFifoSqsFifoFanOut(Stack):
                 self, f"{handle}Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
             function = lambda_.Function(
                 self, handle,
-                runtime=lambda_.Runtime.PYTHON_3_14,
+                runtime=PYTHON,
                 architecture=lambda_.Architecture.ARM_64,
                 handler=f"{module}.handler",
                 code=lambda_.Code.from_asset(str(LAMBDAS), exclude=["**/__pycache__/**"]),

@@ -51,7 +51,8 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 LAMBDAS = Path(__file__).parent.parent / "lambdas" / "sqs_claim_check"
-POWERTOOLS = "/aws/service/powertools/python/arm64/python3.14/3.37.0"
+PYTHON = lambda_.Runtime.PYTHON_3_14
+POWERTOOLS = f"/aws/service/powertools/python/arm64/{PYTHON.name}/3.37.0"
 
 
 class SqsClaimCheck(Stack):
@@ -162,7 +163,7 @@ class SqsClaimCheck(Stack):
             self, "Powertools", ssm.StringParameter.value_for_string_parameter(self, POWERTOOLS))
         fulfil_order = lambda_.Function(
             self, "FulfilOrder",
-            runtime=lambda_.Runtime.PYTHON_3_14,
+            runtime=PYTHON,
             architecture=lambda_.Architecture.ARM_64,
             handler="fulfil_order.handler",
             code=lambda_.Code.from_asset(str(LAMBDAS), exclude=["**/__pycache__/**"]),

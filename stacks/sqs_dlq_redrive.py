@@ -58,7 +58,8 @@ from aws_cdk import aws_stepfunctions_tasks as tasks
 from constructs import Construct
 
 LAMBDAS = Path(__file__).parent.parent / "lambdas" / "sqs_dlq_redrive"
-POWERTOOLS = "/aws/service/powertools/python/arm64/python3.14/3.37.0"
+PYTHON = lambda_.Runtime.PYTHON_3_14
+POWERTOOLS = f"/aws/service/powertools/python/arm64/{PYTHON.name}/3.37.0"
 
 # The newest redrive of the queue, in a state that has just listed it. SQS leaves out what it does
 # not know yet, and the whole list if there is none.
@@ -156,7 +157,7 @@ class SqsDlqRedrive(Stack):
             self, "Powertools", ssm.StringParameter.value_for_string_parameter(self, POWERTOOLS))
         fulfil_order = lambda_.Function(
             self, "FulfilOrder",
-            runtime=lambda_.Runtime.PYTHON_3_14,
+            runtime=PYTHON,
             architecture=lambda_.Architecture.ARM_64,
             handler="fulfil_order.handler",
             code=lambda_.Code.from_asset(str(LAMBDAS), exclude=["**/__pycache__/**"]),

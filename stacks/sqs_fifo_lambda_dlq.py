@@ -50,7 +50,8 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 LAMBDAS = Path(__file__).parent.parent / "lambdas" / "sqs_fifo_lambda_dlq"
-POWERTOOLS = "/aws/service/powertools/python/arm64/python3.14/3.37.0"
+PYTHON = lambda_.Runtime.PYTHON_3_14
+POWERTOOLS = f"/aws/service/powertools/python/arm64/{PYTHON.name}/3.37.0"
 
 
 class SqsFifoLambdaDlq(Stack):
@@ -143,7 +144,7 @@ class SqsFifoLambdaDlq(Stack):
             self, "Powertools", ssm.StringParameter.value_for_string_parameter(self, POWERTOOLS))
         apply_change = lambda_.Function(
             self, "ApplyChange",
-            runtime=lambda_.Runtime.PYTHON_3_14,
+            runtime=PYTHON,
             architecture=lambda_.Architecture.ARM_64,
             handler="apply_change.handler",
             code=lambda_.Code.from_asset(str(LAMBDAS), exclude=["**/__pycache__/**"]),

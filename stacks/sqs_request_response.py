@@ -59,7 +59,8 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 LAMBDAS = Path(__file__).parent.parent / "lambdas" / "sqs_request_response"
-POWERTOOLS = "/aws/service/powertools/python/arm64/python3.14/3.37.0"
+PYTHON = lambda_.Runtime.PYTHON_3_14
+POWERTOOLS = f"/aws/service/powertools/python/arm64/{PYTHON.name}/3.37.0"
 ANSWERS_VISIBILITY_TIMEOUT_SECONDS = 60  # an asker deletes an answer at once, or leaves it
 
 
@@ -121,7 +122,7 @@ class SqsRequestResponse(Stack):
             self, "Powertools", ssm.StringParameter.value_for_string_parameter(self, POWERTOOLS))
         check_fraud = lambda_.Function(
             self, "CheckFraud",
-            runtime=lambda_.Runtime.PYTHON_3_14,
+            runtime=PYTHON,
             architecture=lambda_.Architecture.ARM_64,
             handler="check_fraud.handler",
             code=lambda_.Code.from_asset(str(LAMBDAS), exclude=["**/__pycache__/**"]),

@@ -52,7 +52,8 @@ from aws_cdk import aws_stepfunctions_tasks as tasks
 from constructs import Construct
 
 LAMBDAS = Path(__file__).parent.parent / "lambdas" / "step_functions_error_handling"
-POWERTOOLS = "/aws/service/powertools/python/arm64/python3.14/3.37.0"
+PYTHON = lambda_.Runtime.PYTHON_3_14
+POWERTOOLS = f"/aws/service/powertools/python/arm64/{PYTHON.name}/3.37.0"
 TRANSIENT = [
     "PaymentServiceUnavailable",  # a class that ChargeOrder raises
     "Sandbox.Timedout", "Lambda.Unknown",  # ChargeOrder ran out of time, by new or older names
@@ -129,7 +130,7 @@ class StepFunctionsErrorHandling(Stack):
             self, "Powertools", ssm.StringParameter.value_for_string_parameter(self, POWERTOOLS))
         charge_order = lambda_.Function(
             self, "ChargeOrder",
-            runtime=lambda_.Runtime.PYTHON_3_14,
+            runtime=PYTHON,
             architecture=lambda_.Architecture.ARM_64,
             handler="charge_order.handler",
             code=lambda_.Code.from_asset(str(LAMBDAS), exclude=["**/__pycache__/**"]),

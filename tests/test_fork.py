@@ -87,6 +87,21 @@ def nameless(template: str, name: str) -> list[str]:
     return sorted(line.rstrip(",") for line in plain.splitlines())
 
 
+def test_its_workflow_runs_on_whatever_branch_there_is() -> None:
+    """`cdk init` leaves the branch's name to git, which calls it master unless told otherwise."""
+    files = fork.project("SqsLambdaDlq")
+    (workflow,) = (text for file, text in files.items() if file.startswith(".github/workflows/"))
+    assert "  push:" in workflow and "branches" not in workflow
+
+
+def test_without_git_it_says_so(tmp_path: Path) -> None:
+    done = command(
+        "project", "--pattern", "SqsLambdaDlq", "--to", str(tmp_path / "orders"),
+        PATH=str(tmp_path),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "error: git is missing; install it\n")
+
+
 def test_nothing_refers_to_what_is_not_there(stem: str) -> None:
     """No other pattern, no file of this repository's that a project has not, no gallery."""
     files = fork.project(PATTERNS[stem], NAME)

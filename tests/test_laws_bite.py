@@ -230,7 +230,7 @@ BREAKS: list[tuple[FunctionType, Change]] = [
     (laws.test_looks_nothing_up_and_exports_nothing, export_something),
     (laws.test_destroy_leaves_nothing_unless_told_to_retain, retain_a_queue),
     (laws.test_outputs_name_their_resource, another_output),
-    (laws.test_functions_keep_the_baseline, put(FUNCTION, Runtime="python3.12")),
+    (laws.test_powertools_comes_from_the_pinned_public_layer, put(FUNCTION, Runtime="python3.12")),
     (laws.test_functions_keep_the_baseline, put(FUNCTION, Architectures=["x86_64"])),
     (laws.test_functions_keep_the_baseline, put(FUNCTION, Timeout=None)),
     (laws.test_functions_keep_the_baseline, put(FUNCTION, TracingConfig={"Mode": "PassThrough"})),

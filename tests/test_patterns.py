@@ -319,7 +319,6 @@ def test_outputs_name_their_resource(pattern: Synthesized) -> None:
 
 def test_functions_keep_the_baseline(pattern: Synthesized) -> None:
     for logical_id, function in pattern.resources("AWS::Lambda::Function").items():
-        assert function["Runtime"] == "python3.14", logical_id
         assert function["Architectures"] == ["arm64"], logical_id
         assert "Timeout" in function and "MemorySize" in function, logical_id
         assert function["TracingConfig"] == {"Mode": "Active"}, logical_id
@@ -363,7 +362,16 @@ def test_powertools_comes_from_the_pinned_public_layer(pattern: Synthesized) -> 
             for parameter in pattern.template["Parameters"].values()
             if "powertools" in str(parameter.get("Default"))
         }
-        assert parameters == {f"/aws/service/powertools/python/arm64/python3.14/{pinned[1]}"}
+        (runtime,) = {one["Runtime"] for one in pattern.resources("AWS::Lambda::Function").values()}
+        assert parameters == {f"/aws/service/powertools/python/arm64/{runtime}/{pinned[1]}"}
+
+
+def test_all_stacks_name_one_python_once() -> None:
+    """The runtime and its layer change in one line, and everywhere alike."""
+    texts = [path.read_text() for path in (PROJECT / "stacks").glob("[!_]*.py")]
+    named = [re.findall(r"lambda_\.Runtime\.\w+", text) for text in texts]
+    assert len({name for names in named for name in names}) <= 1
+    assert all(len(names) <= 1 for names in named)
 
 
 def _lock(name: str) -> str:

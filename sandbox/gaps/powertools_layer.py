@@ -23,24 +23,26 @@ PATCHES = (
 
 LAYER = Path(__file__).parent.parent.parent / ".sandbox" / "layer"
 AWS_ACCOUNT = "017000801446"
-NAME = "AWSLambdaPowertoolsPythonV3-python314-arm64"
-PARAMETER = "/aws/service/powertools/python/arm64/python3.14"
+PYTHONS = range(10, 15)  # 3.10 to 3.14, which AWS has layers for
 
 
 def close() -> None:
     """Publish the layer to everybody, and its ARN as the public parameter."""
     (powertools,) = Distribution.discover(name="aws-lambda-powertools", path=[str(LAYER)])
-    with request_scope(AWS_ACCOUNT, "us-east-1"):
-        lambda_svc._publish_layer_version(NAME, {"Content": {"ZipFile": _zip()}})
-        lambda_svc._add_layer_version_permission(
-            NAME,
-            1,
-            {"StatementId": "public", "Action": "lambda:GetLayerVersion", "Principal": "*"},
-        )
-    for label in (powertools.version, "latest"):
-        ssm._PUBLIC_AMI_PARAMETERS[f"{PARAMETER}/{label}"] = (
-            f"arn:aws:lambda:us-east-1:{AWS_ACCOUNT}:layer:{NAME}:1"
-        )
+    for minor in PYTHONS:
+        name = f"AWSLambdaPowertoolsPythonV3-python3{minor}-arm64"
+        with request_scope(AWS_ACCOUNT, "us-east-1"):
+            lambda_svc._publish_layer_version(name, {"Content": {"ZipFile": _zip()}})
+            lambda_svc._add_layer_version_permission(
+                name,
+                1,
+                {"StatementId": "public", "Action": "lambda:GetLayerVersion", "Principal": "*"},
+            )
+        for label in (powertools.version, "latest"):
+            parameter = f"/aws/service/powertools/python/arm64/python3.{minor}/{label}"
+            ssm._PUBLIC_AMI_PARAMETERS[parameter] = (
+                f"arn:aws:lambda:us-east-1:{AWS_ACCOUNT}:layer:{name}:1"
+            )
 
 
 def _zip() -> str:
