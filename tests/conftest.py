@@ -14,6 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 import app  # noqa: F401  (first: it chooses the Node.js that the CDK library starts)
 from sandbox import environment, server
+from tests import law
 
 # Before anything makes a client: this process forgets whose AWS account the machine knows.
 # Port 9 is nobody's.
@@ -79,6 +80,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell a test process of xdist where the sandbox is."""
     node.workerinput["sandbox"] = str(node.config.stash.get(FOLDER, ""))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, None]:
+    """A law that is broken speaks: see tests/law.py."""
+    outcome = yield
+    report, failed = outcome.get_result(), call.excinfo
+    own = item.name.startswith("test_snapshot")  # syrupy's words show what becomes of the template
+    if report.failed and failed and item.path.name == "test_patterns.py" and not own:
+        stem = getattr(item, "callspec", None)
+        pattern = str(stem.params.get("stem", "")) if stem else ""
+        said = law.sentence(item.function, failed.value, pattern)  # ty: ignore[missing-attribute]
+        report.longrepr = said if item.config.option.verbose < 1 else f"{said}\n{report.longrepr}"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

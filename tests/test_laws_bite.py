@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from types import FunctionType
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests import test_patterns as laws
+from tests.law import resource_at, sentence
 from tests.synthesis import synthesized
 
 Change = Callable[[dict[str, Any]], None]
@@ -386,8 +388,11 @@ def test_a_broken_template_breaks_the_law(
     law_given = {
         name: given[name] if name in given else request.getfixturevalue(name) for name in wants
     }
-    with pytest.raises((AssertionError, KeyError, ValueError)):
+    with pytest.raises((AssertionError, KeyError, ValueError)) as broke:
         law(**law_given)
+    said = sentence(law, broke.value, "sqs_lambda_dlq")
+    assert re.match(r".*\bsqs_lambda_dlq breaks the law “[a-z]", said)
+    assert "\nWhy: " in said and f"delete {law.__name__} in tests/test_patterns.py" in said
 
 
 def test_a_finding_a_stale_acknowledgement_a_warning_and_a_foreign_import_are_seen(
@@ -443,6 +448,63 @@ def test_a_name_that_is_too_long_is_seen(monkeypatch: pytest.MonkeyPatch) -> Non
         laws.test_names_fit_whatever_the_stack_is_called("sqs_lambda_dlq")
 
 
+def test_what_is_said_is_a_sentence_about_a_resource() -> None:
+    whole = synthesized("sqs_lambda_dlq")
+    template = copy.deepcopy(whole.template)
+    put("AWS::Lambda::EventSourceMapping", ScalingConfig=None)(template)
+    (mapping,) = whole.resources("AWS::Lambda::EventSourceMapping")
+    law = laws.test_mappings_bound_their_concurrency
+    with pytest.raises(KeyError) as broke:
+        law(replace(whole, template=template))
+    first, why, leave = sentence(law, broke.value, "sqs_lambda_dlq").splitlines()
+    assert first == (
+        f"{mapping} in sqs_lambda_dlq breaks the law “mappings bound their concurrency”:"
+        " it has no ScalingConfig."
+    )
+    assert why.startswith("Why: ") and leave == (
+        "If it is not your law, delete test_mappings_bound_their_concurrency in"
+        " tests/test_patterns.py."
+    )
+
+
+SLOW = {laws.test_cfn_lint_is_clean, laws.test_state_machines_fit_cfn_lints_schema}
+
+
+def of_a_template() -> list[FunctionType]:
+    """The laws that look at a template only, and the quick ones."""
+    return [
+        law
+        for name, law in vars(laws).items()
+        if name.startswith("test_") and law not in SLOW
+        if law.__code__.co_varnames[: law.__code__.co_argcount] == ("pattern",)
+    ]
+
+
+def test_whatever_is_missing_or_of_another_form_a_law_names_the_resource(stem: str) -> None:
+    """Not a bare KeyError: each property is taken away, and given another form."""
+    whole = synthesized(stem)
+    for logical_id, resource in whole.template["Resources"].items():
+        for name in resource.get("Properties", {}):
+            for instead in (None, {"Fn::Sub": "x"}, ["x"], "x"):
+                changed = {**resource["Properties"], name: instead}
+                if instead is None:
+                    del changed[name]
+                template = {
+                    **whole.template,
+                    "Resources": {
+                        **whole.template["Resources"],
+                        logical_id: {**resource, "Properties": changed},
+                    },
+                }
+                for law in of_a_template():
+                    try:
+                        law(replace(whole, template=template))
+                    except AssertionError:
+                        continue
+                    except Exception as error:
+                        assert resource_at(error.__traceback__), (law, logical_id, name, instead)
+
+
 def test_every_law_is_broken_here() -> None:
     """A new law without an entry above is not yet shown to bite."""
     elsewhere = {
@@ -459,6 +521,8 @@ def test_every_law_is_broken_here() -> None:
         "test_all_its_columns_are_there",
         "test_options_are_plain_and_documented",
         "test_alert_email_subscribes_a_person",
+        "test_all_stacks_name_one_python_once",
+        "test_no_options_let_sqs_delete_what_is_to_be_parked",
     }
     there_are = {name for name in vars(laws) if name.startswith("test_")}
     assert there_are == {law.__name__ for law, _ in BREAKS} | elsewhere

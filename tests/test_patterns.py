@@ -141,6 +141,7 @@ def kept_and_told(stem: str) -> Synthesized:
 
 
 def test_snapshot(pattern: Synthesized, snapshot: SnapshotAssertion) -> None:
+    """A change of a template is seen before it is deployed; make snapshots accepts it."""
     assert masked(pattern.template) == snapshot(extension_class=JSONSnapshotExtension)
 
 
@@ -158,10 +159,12 @@ def test_stateful_logical_ids_are_locked(stem: str, pattern: Synthesized) -> Non
 
 
 def test_nothing_is_open_in_cdk_nag(pattern: Synthesized) -> None:
+    """What cdk-nag finds is mended, or acknowledged with a fact about this stack."""
     assert pattern.findings == set()
 
 
 def test_no_acknowledgement_is_stale(stem: str) -> None:
+    """An acknowledgement of what is no longer found would hide the next finding."""
     acknowledged, findings = acknowledgements(stem)
     stale = {
         (path, rule)
@@ -175,6 +178,7 @@ def test_no_acknowledgement_is_stale(stem: str) -> None:
 
 
 def test_synthesis_warns_of_nothing(pattern: Synthesized) -> None:
+    """A warning that is always there is not read when it matters."""
     assert pattern.warnings == []
 
 
@@ -194,6 +198,7 @@ def linter() -> Runner:
 
 
 def test_cfn_lint_is_clean(pattern: Synthesized) -> None:
+    """CloudFormation, or a law of messaging in rules/, would say no."""
     template, unread = decode_str(json.dumps(pattern.template))
     assert template and not unread
     found = linter().validate_template(template)
@@ -201,6 +206,7 @@ def test_cfn_lint_is_clean(pattern: Synthesized) -> None:
 
 
 def test_stands_alone_when_copied(stem: str, pattern: Synthesized, tmp_path: Path) -> None:
+    """A stack is one file that another project can have."""
     (tmp_path / "stacks").mkdir()
     shutil.copy(PROJECT / "stacks" / f"{stem}.py", tmp_path / "stacks")
     for part in ("lambdas", "workers"):
@@ -211,6 +217,7 @@ def test_stands_alone_when_copied(stem: str, pattern: Synthesized, tmp_path: Pat
 
 
 def test_imports_nothing_of_ours(stem: str) -> None:
+    """A stack is one file that another project can have."""
     tree = ast.parse((PROJECT / "stacks" / f"{stem}.py").read_text())
     imported = {
         name.split(".")[0]
@@ -227,6 +234,7 @@ def test_imports_nothing_of_ours(stem: str) -> None:
 
 
 def test_two_copies_have_no_name_in_common(stem: str) -> None:
+    """A second copy is how one tries a change beside what runs."""
     stack, both = app.stack_class(PATTERNS[stem]), App(context=FLAGS)
     first, second = stack(both, "First"), stack(both, "Second")
     assembly = both.synth()
@@ -261,11 +269,13 @@ def called(stem: str, name: str) -> dict[str, Any]:
 
 
 def test_looks_nothing_up_and_exports_nothing(stem: str, pattern: Synthesized) -> None:
+    """A template that is the same for everybody; no stack that others cannot let go."""
     assert not any("Export" in output for output in pattern.template.get("Outputs", {}).values())
     assert "from_lookup" not in (PROJECT / "stacks" / f"{stem}.py").read_text()
 
 
 def test_destroy_leaves_nothing_unless_told_to_retain(stem: str, pattern: Synthesized) -> None:
+    """A trial costs nothing once it is over; what is kept is kept on purpose."""
     kept = {
         logical_id
         for logical_id, resource in pattern.template["Resources"].items()
@@ -302,6 +312,7 @@ def test_all_its_columns_are_there(stem: str) -> None:
 
 
 def test_options_are_plain_and_documented(stem: str) -> None:
+    """The command line hands on texts, numbers and truth values only."""
     stack = app.stack_class(PATTERNS[stem])
     for option, (kind, _) in app.options(stack).items():
         assert kind in (int, str, bool, int | None, str | None), option
@@ -309,6 +320,7 @@ def test_options_are_plain_and_documented(stem: str) -> None:
 
 
 def test_outputs_name_their_resource(pattern: Synthesized) -> None:
+    """Scenarios and people find what they need by its name."""
     assert pattern.template["Outputs"]
     for output in pattern.template["Outputs"]:
         assert re.fullmatch(r"[A-Z]\w+(Url|Arn|Name|Id)", output)
@@ -318,6 +330,7 @@ def test_outputs_name_their_resource(pattern: Synthesized) -> None:
 
 
 def test_functions_keep_the_baseline(pattern: Synthesized) -> None:
+    """Bounded, traced, logged for a while, with Powertools and without secrets."""
     for logical_id, function in pattern.resources("AWS::Lambda::Function").items():
         assert function["Architectures"] == ["arm64"], logical_id
         assert "Timeout" in function and "MemorySize" in function, logical_id
@@ -354,6 +367,7 @@ def test_a_log_is_kept_for_a_while_and_written_by_its_own_role_only(pattern: Syn
 
 
 def test_powertools_comes_from_the_pinned_public_layer(pattern: Synthesized) -> None:
+    """Functions get what the tests ran with, for the Python that they run on."""
     if pattern.resources("AWS::Lambda::Function"):
         pinned = re.search(r"^aws-lambda-powertools==(\S+)", _lock("sandbox/layer.lock"), re.M)
         assert pinned and f"aws-lambda-powertools=={pinned[1]} " in _lock("requirements.lock")
@@ -379,6 +393,7 @@ def _lock(name: str) -> str:
 
 
 def test_roles_are_the_functions_own(pattern: Synthesized) -> None:
+    """A role that two have in common may do what both need."""
     roles = [
         function["Role"]["Fn::GetAtt"][0]
         for function in pattern.resources("AWS::Lambda::Function").values()
@@ -389,6 +404,7 @@ def test_roles_are_the_functions_own(pattern: Synthesized) -> None:
 
 
 def test_no_action_is_a_wildcard(pattern: Synthesized) -> None:
+    """A grant says what is done; a wildcard grants what comes to be."""
     for logical_id, policy in pattern.resources("AWS::IAM::Policy").items():
         for statement in policy["PolicyDocument"]["Statement"]:
             actions = statement["Action"]
@@ -408,6 +424,7 @@ def test_mappings_bound_their_concurrency(pattern: Synthesized) -> None:
 
 
 def test_queues_are_encrypted_polled_long_and_tls_only(pattern: Synthesized) -> None:
+    """The safe and the cheap way, which is not the default."""
     statements = policies(pattern, "AWS::SQS::QueuePolicy", "Queues")
     for logical_id, queue in pattern.resources("AWS::SQS::Queue").items():
         assert queue.get("SqsManagedSseEnabled") or "KmsMasterKeyId" in queue, logical_id
@@ -425,6 +442,7 @@ def test_queues_say_how_large_a_message_may_be(pattern: Synthesized) -> None:
 
 
 def test_topics_are_tls_only_and_sign_with_version_2(pattern: Synthesized) -> None:
+    """The safe way, which is not the default."""
     statements = policies(pattern, "AWS::SNS::TopicPolicy", "Topics")
     for logical_id, topic in pattern.resources("AWS::SNS::Topic").items():
         assert str(topic["SignatureVersion"]) == "2", logical_id
@@ -464,6 +482,7 @@ def test_dead_letter_queues_say_who_may_redrive_to_them(pattern: Synthesized) ->
 
 
 def test_a_redrive_allow_policy_names_the_source_queue(pattern: Synthesized) -> None:
+    """Or any queue of the account may park its messages there."""
     queues = pattern.resources("AWS::SQS::Queue")
     for dead, source in dead_letter_queues(pattern).items():
         (arn,) = queues[dead]["RedriveAllowPolicy"]["sourceQueueArns"]
@@ -495,6 +514,7 @@ def test_state_machines_log_where_the_regions_policy_does_not_grow(pattern: Synt
 
 
 def test_waiting_orders_have_alarms(pattern: Synthesized) -> None:
+    """An order that waits, or is parked, is somebody's: somebody is told."""
     age = watched(pattern, "AWS/SQS", "ApproximateAgeOfOldestMessage", "QueueName")
     assert set(dead_letter_queues(pattern).values()) <= age
 
@@ -510,6 +530,7 @@ def test_alarms_on_age_say_what_they_do_not_see(pattern: Synthesized) -> None:
 
 
 def test_failed_executions_have_alarms(pattern: Synthesized) -> None:
+    """An execution that failed is somebody's: somebody is told."""
     machines = set(pattern.resources("AWS::StepFunctions::StateMachine"))
     assert machines <= watched(pattern, "AWS/States", "ExecutionsFailed", "StateMachineArn")
 
@@ -551,6 +572,7 @@ def _is_cfn_lints_mistake(definition: dict[str, Any], path: list[Any]) -> bool:
 
 
 def test_every_alarm_tells_alerts(pattern: Synthesized) -> None:
+    """An alarm that tells nobody is none."""
     for logical_id, alarm in pattern.resources("AWS::CloudWatch::Alarm").items():
         (action,) = alarm["AlarmActions"]
         assert action["Ref"].startswith("Alerts"), logical_id
@@ -580,6 +602,7 @@ def test_only_this_stacks_alarms_may_use_alerts_and_its_key(pattern: Synthesized
 
 
 def test_alert_email_subscribes_a_person(stem: str) -> None:
+    """The option does what it says."""
     stack = app.stack_class(PATTERNS[stem])
     assert "alert_email" in app.options(stack)
     told = kept_and_told(stem)
