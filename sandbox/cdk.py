@@ -186,7 +186,7 @@ def _run(server: Server, what: str, *arguments: str, verbose: bool = False) -> N
             if counted := re.search(r"\|\s*(\d+)/(\d+) \|", line):
                 more(f"{counted[1]} of {counted[2]} resources")
     if process.returncode and re.search("ENOSPC|No space left on device", "".join(said)):
-        where = os.environ.get("TMPDIR") or "/tmp"
+        where = os.environ.get("TMPDIR", "the folder for temporary files")
         raise SandboxError(f"{failed}: the disk, or {where}, is full; make room and say it again")
     for line in _why(said) if process.returncode else _warnings(said):
         print(line, flush=True)
