@@ -255,6 +255,8 @@ def chosen(stem: str) -> tuple[Files, Files]:
     there = tracked()
     of_it = re.compile(rf"(/|/test_|\[){stem}[]./]")
     own = {file for file in there if file.startswith(OWN) and of_it.search(file)}
+    # What programs of several patterns have in common, each a copy, is tested in one place.
+    own |= {f"tests/{file.split('/')[0]}/test_program.py" for file in own if "/program.py" in file}
     found: set[str] = set()
     new = own | {file for file in there if any(fnmatch(file, glob) for glob in SHARED)}
     while new:

@@ -21,6 +21,8 @@ from tests import law
 _nowhere = environment.for_clients(9, Path(os.devnull), environment.Keys("nobody", "nothing"))
 os.environ.clear()
 os.environ.update(_nowhere)
+for of_make in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # a test that runs make is no part of another
+    os.environ.pop(of_make, None)
 
 PROJECT = Path(__file__).parent.parent
 FOLDER = pytest.StashKey[Path]()

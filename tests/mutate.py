@@ -162,7 +162,7 @@ def tests_of(file: Path, stem: str) -> list[str]:
         return [*chosen, "-k", f"{stem} and not snapshot"]
     chosen = [f"tests/{file.parts[0]}/test_{stem}.py"]
     if file.name == "program.py":  # that all copies are one is noticed too easily
-        return ["tests/workers/test_program.py", *chosen, "-k", "not same_file"]
+        return [f"tests/{file.parts[0]}/test_{file.stem}.py", *chosen, "-k", "not same_file"]
     return chosen
 
 
