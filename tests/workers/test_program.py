@@ -41,7 +41,7 @@ def refused(code: str, status: int = 400) -> ClientError:
 
 
 def test_every_folder_has_the_same_file() -> None:
-    assert len(COPIES) > 1
+    assert COPIES  # one in a project of one pattern
     assert len({copy.read_text() for copy in COPIES}) == 1
 
 
