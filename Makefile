@@ -92,11 +92,13 @@ lock: setup ## resolve the requirements again and write their hashes
 	@.venv/bin/uv --system-certs pip compile -q sandbox/requirements.in -o sandbox/requirements.lock $(LOCK)
 	@.venv/bin/uv --system-certs pip compile -q sandbox/layer.in -o sandbox/layer.lock $(LOCK) \
 	  $(addprefix --no-emit-package ,boto3 botocore s3transfer)
+	@.venv/bin/uv --system-certs pip compile -q sandbox/sam.in -o sandbox/sam.lock $(LOCK) \
+	  $(addprefix --no-emit-package ,boto3 botocore s3transfer)
 LOCK = --universal --generate-hashes --python-version 3.11 --no-header
 
-# One stamp for three environments: the tools, the embedded AWS, and its Powertools layer.
-INSTALLED = node_modules .sandbox/venv .sandbox/layer
-.venv/.ready: requirements.lock sandbox/requirements.lock sandbox/layer.lock package-lock.json \
+# One stamp for all: the tools, the embedded AWS, and what it has beside it.
+INSTALLED = node_modules .sandbox/venv .sandbox/layer .sandbox/sam
+.venv/.ready: requirements.lock sandbox/requirements.lock sandbox/layer.lock sandbox/sam.lock package-lock.json \
   $(if $(filter-out $(wildcard $(INSTALLED)),$(INSTALLED)),again)
 	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "error: $$PYTHON is missing or older than 3.11; install Python 3.11 or newer, or say make PYTHON=python3.12" >&2; exit 2; }

@@ -1,4 +1,4 @@
-"""make setup: install what is missing, from locked and hashed requirements, in five steps.
+"""make setup: install what is missing, from locked and hashed requirements, step by step.
 
 Only the standard library: it runs before anything is installed. A step that is done is not done
 again, so a second try goes on where the first one stopped. Proxies and mirrors are those that
@@ -36,6 +36,7 @@ def main() -> None:
         ("CDK command-line interface", install_cdk, "package-lock.json", "node_modules"),
         ("embedded AWS", sync_sandbox, "sandbox/requirements.lock", ".sandbox/venv"),
         ("its Powertools layer", install_layer, "sandbox/layer.lock", ".sandbox/layer"),
+        ("its translator of SAM", install_sam, "sandbox/sam.lock", ".sandbox/sam"),
     )
     number = 0
     try:
@@ -64,7 +65,7 @@ def told(problem: str) -> int:
 
 def make_environment() -> None:
     """A virtual environment, with uv in it: the rest is installed by uv."""
-    for old in (".venv", ".sandbox/venv", ".sandbox/layer"):
+    for old in (".venv", ".sandbox/venv", ".sandbox/layer", ".sandbox/sam"):
         run("rm", "-rf", PROJECT / old)
     try:
         run(sys.executable, "-m", "venv", BIN.parent)
@@ -104,9 +105,19 @@ def sync_sandbox() -> None:
 
 def install_layer() -> None:
     """What AWS's public layer brings to functions."""
+    beside("layer")
+
+
+def install_sam() -> None:
+    """What CloudFormation expands templates of SAM with."""
+    beside("sam")
+
+
+def beside(name: str) -> None:
+    """Packages in a folder of their own, for the embedded AWS's Python."""
     run(
         *UV, "install", *COMPILED, "--python", SANDBOX / "venv", "--no-deps",
-        "--target", SANDBOX / "layer", "-r", "sandbox/layer.lock",
+        "--target", SANDBOX / name, "-r", f"sandbox/{name}.lock",
     )  # fmt: skip
 
 

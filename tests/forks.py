@@ -34,7 +34,7 @@ def with_our_environments(made: Path) -> list[str]:
     """The command that tests a project's files with what is installed here."""
     (made / ".sandbox").mkdir()
     (made / "node_modules").mkdir()
-    for environment in (".sandbox/venv", ".sandbox/layer", "node_modules/aws-cdk"):
+    for environment in (".sandbox/venv", ".sandbox/layer", ".sandbox/sam", "node_modules/aws-cdk"):
         (made / environment).symlink_to(PROJECT / environment)
     folders = [f"tests/{one}" for one in ("stacks", "lambdas", "workers")]
     return [

@@ -31,7 +31,13 @@ import gallery
 from sandbox.cli import fail
 
 PROJECT = Path(__file__).parent.parent
-INSTALLED = (".venv", "node_modules", ".sandbox/venv", ".sandbox/layer")  # linked, not copied
+INSTALLED = (
+    ".venv",
+    "node_modules",
+    ".sandbox/venv",
+    ".sandbox/layer",
+    ".sandbox/sam",
+)  # linked, not copied
 NOTICED = 0.9  # of the changes, at least
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,

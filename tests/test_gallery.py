@@ -124,7 +124,7 @@ def project(tmp_path: Path) -> Path:
     for name in ("requirements.lock", "package-lock.json"):
         shutil.copy2(PROJECT / name, copy / name)
         os.utime(copy / name, (0, 0))
-    for name in ("requirements.lock", "layer.lock"):
+    for name in ("requirements.lock", "layer.lock", "sam.lock"):
         os.utime(copy / "sandbox" / name, (0, 0))
     return copy
 
@@ -342,12 +342,12 @@ def test_a_scenario_of_a_stack_that_is_not_deployed_fails_in_one_line(tmp_path: 
     assert (done.returncode, done.stderr) == (2, "error: Nope has no scenario\n")
 
 
-@pytest.mark.parametrize("interpreter", ["nowhere-python", "false"])
+@pytest.mark.parametrize("interpreter", ["nowhere-python", "false", "no where/python"])
 def test_make_without_a_fit_python_is_one_line(interpreter: str, tmp_path: Path) -> None:
     for name in ("Makefile", "requirements.lock", "package-lock.json"):
         (tmp_path / name).write_bytes((PROJECT / name).read_bytes())
     (tmp_path / "sandbox").mkdir()
-    for name in ("requirements.lock", "layer.lock"):
+    for name in ("requirements.lock", "layer.lock", "sam.lock"):
         (tmp_path / "sandbox" / name).touch()
     done = subprocess.run(
         ["make", "setup", f"PYTHON={interpreter}"],

@@ -16,7 +16,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for lock in ("requirements.lock", "package-lock.json"):
         (tmp_path / lock).write_text(lock)
     (tmp_path / "sandbox").mkdir()
-    for lock in ("requirements.lock", "layer.lock"):
+    for lock in ("requirements.lock", "layer.lock", "sam.lock"):
         (tmp_path / "sandbox" / lock).write_text(lock)
     monkeypatch.setattr(install, "PROJECT", tmp_path)
     monkeypatch.setattr(install, "SANDBOX", tmp_path / ".sandbox")
@@ -30,6 +30,7 @@ STEPS = {
     "install_cdk": "node_modules",
     "sync_sandbox": ".sandbox/venv",
     "install_layer": ".sandbox/layer",
+    "install_sam": ".sandbox/sam",
 }
 
 
@@ -77,12 +78,12 @@ def test_a_second_try_goes_on(
         install.main()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: setup 3/5 failed: a package registry does not answer")
+    assert line.startswith("error: setup 3/6 failed: a package registry does not answer")
     assert not (project / ".venv" / ".ready").exists()
     ran.clear()
     monkeypatch.setattr(install, "install_cdk", works)
     install.main()
-    assert ran == ["install_cdk", "sync_sandbox", "install_layer"]
+    assert ran == ["install_cdk", "sync_sandbox", "install_layer", "install_sam"]
 
 
 @pytest.mark.parametrize(
@@ -125,11 +126,19 @@ def test_make_installs_again_what_was_removed(tmp_path: Path) -> None:
     """Without a look at locks: node_modules alone is gone."""
     (tmp_path / "Makefile").write_bytes((Path(install.__file__).parent / "Makefile").read_bytes())
     (tmp_path / "install.py").write_text("print('installed')")
-    for made in (".venv", ".sandbox/venv", ".sandbox/layer", "node_modules", "sandbox"):
+    for made in (
+        ".venv",
+        ".sandbox/venv",
+        ".sandbox/layer",
+        ".sandbox/sam",
+        "node_modules",
+        "sandbox",
+    ):
         (tmp_path / made).mkdir(parents=True)
     for lock in ("requirements.lock", "package-lock.json", "sandbox/requirements.lock"):
         (tmp_path / lock).touch()
-    (tmp_path / "sandbox" / "layer.lock").touch()
+    for lock in ("layer.lock", "sam.lock"):
+        (tmp_path / "sandbox" / lock).touch()
     (tmp_path / ".venv" / ".ready").touch()
 
     def setup() -> str:

@@ -72,3 +72,39 @@ def s3_bucket_tags(client: Clients) -> bool:
         StackName=name, TemplateBody=json.dumps({"Resources": bucket("shop")})
     )
     return first and soon(lambda: tags() == ["shop"])
+
+
+SEES_NO_TRANSLATOR = """
+def handler(event, context):
+    try:
+        import samtranslator
+    except ImportError:
+        return "none"
+"""
+
+
+def cloudformation_sam(client: Clients) -> bool:
+    """A template of SAM's becomes a function, which sees nothing of the translator."""
+    cloudformation, name = client("cloudformation"), f"gap-{uuid.uuid4().hex[:8]}"
+    properties = {
+        "FunctionName": name,
+        "Handler": "index.handler",
+        "InlineCode": SEES_NO_TRANSLATOR,
+        "Runtime": "python3.14",
+        "Policies": [{"SQSPollerPolicy": {"QueueName": "orders"}}],
+    }
+    template = {
+        "Transform": "AWS::Serverless-2016-10-31",
+        "Resources": {"Fulfil": {"Type": "AWS::Serverless::Function", "Properties": properties}},
+    }
+    capabilities = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
+    try:
+        cloudformation.create_stack(
+            StackName=name, TemplateBody=json.dumps(template), Capabilities=capabilities
+        )
+    except ClientError:
+        return False
+    cloudformation.get_waiter("stack_create_complete").wait(
+        StackName=name, WaiterConfig={"Delay": 0.2}
+    )
+    return client("lambda").invoke(FunctionName=name)["Payload"].read() == b'"none"'
