@@ -4,6 +4,7 @@ import ast
 import fcntl
 import importlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -348,8 +349,9 @@ def tell_lines(pattern: str, environment: dict[str, str], *, sandboxed: bool) ->
         told = list(lines(stem(pattern), pattern))
     except ClientError:
         return False
-    shell = f" in a shell of the sandbox, {PROJECT / 'bin' / 'sandbox'} shell" if sandboxed else ""
-    typer.echo(f"\nIt is deployed. Lines to copy{shell}:")
+    shell = shlex.quote(str(PROJECT / "bin" / "sandbox"))
+    where = f" in a shell of the sandbox, {shell} shell" if sandboxed else ""
+    typer.echo(f"\nIt is deployed. Lines to copy{where}:")
     for what, command in told:
         typer.echo(f"\n# {what}\n{command}")
     return True
