@@ -129,6 +129,11 @@ def project(tmp_path: Path) -> Path:
     return copy
 
 
+def heeds_ctrl_c() -> None:
+    """As on a terminal, though whoever runs the tests in the background may ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def make(project: Path) -> Generator[Callable[..., subprocess.Popen[str]]]:
     """Starts make in that folder, on a machine with a proxy; its sandbox ends with the test."""
@@ -139,6 +144,7 @@ def make(project: Path) -> Generator[Callable[..., subprocess.Popen[str]]]:
             env=os.environ | {"HTTPS_PROXY": "http://127.0.0.1:9", "PYTHONSAFEPATH": "1"}
             | environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=heeds_ctrl_c,  # noqa: PLW1509  (no thread of ours has a lock here)
         )  # fmt: skip
 
     yield started
