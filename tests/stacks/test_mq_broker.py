@@ -212,6 +212,7 @@ def test_the_depth_alarm_watches_what_worker_measures(pattern: Synthesized) -> N
     assert alarm["Namespace"] == {"Ref": "AWS::StackName"} == broker(pattern)["BrokerName"]
     assert alarm["Dimensions"] == [{"Name": "Queue", "Value": topology().DEAD}]
     assert (alarm["Threshold"], alarm["TreatMissingData"]) == (1, "ignore")
+    assert alarm["Period"] == 60  # as often as Worker measures
 
 
 @pytest.mark.parametrize(
@@ -273,6 +274,11 @@ def test_options_reach_the_resources() -> None:
     assert broker(pattern)["EngineVersion"] == "4.3"
     assert broker(pattern)["HostInstanceType"] == "mq.m7g.2xlarge"
     assert only(pattern, "AWS::CloudWatch::Alarm", "OrdersWaiting")["Threshold"] == 77
+
+
+@pytest.mark.parametrize("size", ["medium", "16xlarge"])
+def test_the_smallest_and_the_largest_node_can_be_had(size: str) -> None:
+    assert broker(with_options(instance_size=size))["HostInstanceType"] == f"mq.m7g.{size}"
 
 
 @pytest.mark.parametrize(

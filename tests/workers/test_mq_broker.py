@@ -248,6 +248,61 @@ def test_a_failed_order_waits_twice_as_long_each_time(worker: ModuleType) -> Non
     assert waits == [2, 4, 8, 16, 32]
 
 
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [
+        ("done", ("ack", 7)),
+        ("park", ("reject", 7, False)),
+        ("give back", ("reject", 7, True)),
+    ],
+)
+def test_the_broker_is_told_what_becomes_of_a_message(
+    worker: ModuleType, verdict: str, told: tuple[Any, ...]
+) -> None:
+    heard: list[tuple[Any, ...]] = []
+    channel = SimpleNamespace(
+        basic_ack=lambda tag: heard.append(("ack", tag)),
+        basic_reject=lambda tag, requeue: heard.append(("reject", tag, requeue)),
+    )
+    itself = SimpleNamespace(channel=channel, hand={7}, link=SimpleNamespace(progress=lambda: None))
+    worker.Worker.settle(itself, SimpleNamespace(channel=channel, tag=7), verdict)
+    assert heard == [told]
+    assert not itself.hand
+
+
+@pytest.fixture
+def fulfilled(sandbox: Any) -> Generator[tuple[Any, str]]:
+    """DynamoDB, and the name of a table of fulfilled orders; no broker."""
+    dynamodb, table = boto3.client("dynamodb"), f"orders-{uuid.uuid4().hex[:8]}"
+    dynamodb.create_table(
+        TableName=table,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "order_id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "order_id", "AttributeType": "S"}],
+    )
+    yield dynamodb, table
+    dynamodb.delete_table(TableName=table)
+
+
+def test_an_order_written_before_is_told_by_the_message_that_wrote_it(
+    worker: ModuleType, fulfilled: tuple[Any, str]
+) -> None:
+    assert [worker.fulfil(*fulfilled, ORDER, name) for name in ("m1", "m2")] == ["m1", "m1"]
+
+
+def test_another_order_under_a_used_id_conflicts(
+    worker: ModuleType, fulfilled: tuple[Any, str]
+) -> None:
+    worker.fulfil(*fulfilled, ORDER, "m1")
+    with pytest.raises(worker.ConflictingOrder):
+        worker.fulfil(*fulfilled, ORDER | {"customer": "bob"}, "m2")
+
+
+def test_the_secret_is_said_by_an_argument(topology: ModuleType) -> None:
+    words = ["--url", "amqps://broker:5671", "--secret", "arn"]
+    assert topology.arguments("").parse_args(words).secret == "arn"
+
+
 def test_a_duplicate_has_no_second_effect(shop: SimpleNamespace) -> None:
     same = parcel("m2", dict(reversed(ORDER.items())))  # in another sequence
     code, _ = publish(shop, parcel("m1", ORDER), same)
