@@ -168,6 +168,14 @@ def test_the_service_is_back_at_the_third_attempt(deployed: SimpleNamespace) -> 
     assert row(deployed)["attempts"]["N"] == "3" and "charge_id" in row(deployed)
 
 
+def test_the_log_says_which_attempt_charged_the_order(deployed: SimpleNamespace) -> None:
+    with pytest.raises(deployed.module.PaymentServiceUnavailable):
+        deployed.module.handler(order("card-unavailable-1"), CONTEXT)
+    deployed.module.handler(order("card-unavailable-1"), CONTEXT)
+    lines = [json.loads(line) for line in deployed.log.getvalue().splitlines()]
+    assert [one["attempt"] for one in lines if one["message"] == "Charged order"] == [2]
+
+
 def test_a_declined_card_is_not_charged(deployed: SimpleNamespace) -> None:
     with pytest.raises(deployed.module.CardDeclined, match=r"the bank declined 19\.99"):
         deployed.module.handler(order("card-declined"), CONTEXT)

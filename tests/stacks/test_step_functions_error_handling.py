@@ -196,6 +196,16 @@ def test_failed_timed_out_and_throttled_executions_have_alarms(pattern: Synthesi
     assert watched == {"ExecutionsFailed", "ExecutionsTimedOut", "ExecutionThrottled"}
 
 
+def test_an_alarm_is_over_when_nothing_more_goes_wrong(pattern: Synthesized) -> None:
+    """Step Functions and SQS publish nothing where nothing happens."""
+    for name, alarm in pattern.resources("AWS::CloudWatch::Alarm").items():
+        assert alarm["TreatMissingData"] == "notBreaching", name
+
+
+def test_the_whole_workflow_is_written_in_jsonata(pattern: Synthesized) -> None:
+    assert definition(pattern)["QueryLanguage"] == "JSONata"
+
+
 def test_options_reach_the_resources() -> None:
     pattern = with_options(timeout_seconds=20, workflow_timeout_seconds=300)
     assert only(pattern, "AWS::Lambda::Function")["Timeout"] == 20
