@@ -108,6 +108,10 @@ def test_redeemed_claims_expire_and_rows_can_be_restored(pattern: Synthesized) -
     assert rows["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
 
 
+def test_a_claim_is_parked_after_five_receives(pattern: Synthesized) -> None:
+    assert only(pattern, "AWS::SQS::Queue", "Orders")["RedrivePolicy"]["maxReceiveCount"] == 5
+
+
 def test_options_reach_the_resources() -> None:
     pattern = with_options(
         largest_order_mib=2, max_receive_count=7, timeout_seconds=20, max_concurrency=9

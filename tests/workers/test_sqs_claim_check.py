@@ -64,7 +64,8 @@ def test_a_claim_is_in_the_form_of_the_extended_clients_with_hash_and_encoding()
     ours, sqs, s3 = sender(threshold=0)
     sent = ours.send("order " * 100, KIND)
     (stored,), (message,) = s3.calls, sqs.calls
-    assert stored["Bucket"] == BUCKET and stored["Key"].startswith("orders/")
+    assert stored["Bucket"] == BUCKET
+    assert re.fullmatch("orders/[0-9a-f-]{36}", stored["Key"])
     assert json.loads(message["MessageBody"]) == [
         "software.amazon.payloadoffloading.PayloadS3Pointer",
         {"s3BucketName": BUCKET, "s3Key": stored["Key"]},
