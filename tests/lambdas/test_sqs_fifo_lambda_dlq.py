@@ -416,6 +416,12 @@ def test_what_a_change_holds_has_these_bounds(apply_change: ModuleType) -> None:
     )  # fmt: skip
 
 
+def test_after_a_batch_the_log_speaks_of_none_of_its_messages(going_on: SimpleNamespace) -> None:
+    handle(going_on, change("a", 1))
+    kept = going_on.module.logger.get_current_keys()
+    assert not {"message_id", "group", "receive_count", "revision"} & kept.keys()
+
+
 def test_a_line_of_the_log_is_about_its_own_message(going_on: SimpleNamespace) -> None:
     handle(going_on, change("a", 1), poison("b", 1), change("c", 1), receive=[1, 2, 3])
     told = [json.loads(line) for line in going_on.log.getvalue().splitlines()]
