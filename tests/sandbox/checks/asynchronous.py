@@ -193,7 +193,10 @@ def lambda_async_invocations__age(client: Clients) -> bool:
     fails.configure(MaximumRetryAttempts=2, MaximumEventAgeInSeconds=100, **on(failure=fails.queue))
     fails.call({})
     context = json.loads(fails.hears().get("Body", "{}")).get("requestContext", {})
-    if (context.get("condition"), context["approximateInvokeCount"]) != ("EventAgeExceeded", 2):
+    if (context.get("condition"), context.get("approximateInvokeCount")) != (
+        "EventAgeExceeded",
+        2,
+    ):
         return False
     return soon(lambda: highest(client, "AWS/Lambda", "Errors", FunctionName=fails.name) == 1)
 
