@@ -712,7 +712,8 @@ def test_a_deleted_queue_is_declared_again_and_no_connection_is_left_open(
         if states[-1] == "measured" and states.count("cancelled") < 3:
             with closing(shop.broker.connect(**LOGIN)) as connection:
                 connection.channel().queue_delete("orders.shipping")
-        return states.count("cancelled") == 3 and states.count("connected") >= 4
+        done = states.count("cancelled") == 3 and states.count("connected") >= 4
+        return done and states[-1] == "measured"
 
     shop.environment["MEASURE_EVERY"] = "0.2"
     reports = work(shop, lambda reports: delete(reports) and sockets(shop) <= 1)
